@@ -1,0 +1,1 @@
+"""The processes: one master, its workers, and the registry for what all workers share."""

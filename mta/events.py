@@ -1,0 +1,72 @@
+"""Every event of the log once: its name, level, fields and meaning.
+
+A line is one JSON object: `time` (RFC 3339, UTC, microseconds), `level`, `event`, then the fields below. `session` and
+`mail` are ids; `reply` is the SMTP reply as text; `rule` and `where` (file:line) name the rule that decided.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Event(NamedTuple):
+    level: str
+    fields: str  # names, separated by spaces; any may be absent
+    meaning: str
+
+
+EVENTS: dict[str, Event] = {
+    # receive
+    "connected": Event("debug", "session client port listener", "A client connected."),
+    "accepted": Event(
+        "info",
+        "session mail client helo sender recipients size tls user stage rule where reply ms",
+        "A mail was accepted and is durably kept.",
+    ),
+    "refused": Event(
+        "info",
+        "session mail client helo stage sender recipient reply rule where reason",
+        "A command, a recipient or a mail was refused.",
+    ),
+    "closed": Event("debug", "session client reason mails ms", "A session ended."),
+    "lost": Event("info", "session client stage reason", "A session ended without QUIT: timeout or reset."),
+    # deliver
+    "delivered": Event(
+        "info", "mail sender recipient transport host attempts reply delay ms rule where", "A recipient was served."
+    ),
+    "deferred": Event(
+        "info",
+        "mail sender recipient transport host attempts reply next_try reason rule where",
+        "A recipient could not be served now; it will be tried again.",
+    ),
+    "failed": Event(
+        "warning",
+        "mail sender recipient transport host attempts reply reason rule where",
+        "A recipient can never be served.",
+    ),
+    "bounced": Event("info", "mail bounce sender recipients", "The sender is told, by the mail whose id is `bounce`."),
+    "dropped": Event("warning", "mail sender recipients reason", "A mail ended with nobody to tell."),
+    "discarded": Event("info", "mail session sender recipients stage rule where reason", "A rule threw a mail away."),
+    "held": Event("warning", "mail sender recipients reason rule where", "A mail waits for a person."),
+    # rules
+    "rule_failed": Event("error", "session mail stage rule where error traceback", "A rule raised an error."),
+    "rules_loaded": Event("info", "version files", "New rules are in force."),
+    "rules_rejected": Event("error", "error", "New rules could not be loaded; the old ones stay."),
+    "rule_log": Event("info", "session mail stage rule where message", "A rule said something."),
+    # spool
+    "spool_recovered": Event("info", "writer mails bytes ms", "A folder left by another process was taken over."),
+    "spool_damaged": Event("error", "writer segment offset reason", "Bytes that are no record were stepped over."),
+    "spool_failed": Event("error", "reason", "Writing to the spool failed; what was waiting got 451 or 452."),
+    # processes
+    "started": Event("info", "pid workers version listeners", "The server takes mail."),
+    "stopping": Event("info", "pid reason", "The server finishes open work and ends."),
+    "stopped": Event("info", "pid", "The server ended."),
+    "worker_started": Event("info", "worker pid generation", "A worker takes mail."),
+    "worker_stopped": Event("info", "worker pid generation", "A worker finished its work and ended."),
+    "worker_died": Event("error", "worker pid status", "A worker died; another takes its place and its mail."),
+    "worker_stuck": Event("error", "worker pid seconds", "A worker gave no sign of life and was killed."),
+    "reloaded": Event("info", "what generation", "New settings or rules are in force."),
+    "reload_failed": Event("error", "error", "A reload was refused; nothing has changed."),
+    "bug": Event("error", "session mail stage error traceback", "Our own mistake; the mail is kept."),
+    "log_lost": Event("error", "lines reason", "Log lines that could not be written."),
+}

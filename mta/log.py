@@ -1,0 +1,108 @@
+"""Events as JSON lines: `log.event("accepted", session=..., mail=..., reply=...)`.
+
+The mail path must not wait for a log disk, and the standard library's logging costs as much per mail as all network
+I/O. So lines are encoded at once (2 us), collected, and handed to `sink` together, once a loop turn: who owns a loop
+sets `schedule` (the daemon), everyone else writes at once. A sink that fails loses lines and counts them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from mta.events import EVENTS
+
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+Sink = Callable[[bytes], None]
+
+_encode = msgspec.json.Encoder().encode
+_second = (0, "")
+
+
+def _now() -> str:
+    global _second
+    now = time.time()
+    whole = int(now)
+    if whole != _second[0]:
+        _second = (whole, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)))
+    return f"{_second[1]}.{int((now - whole) * 1e6):06d}Z"
+
+
+def files(to: list[str]) -> Sink:
+    """A sink that appends to files ("stdout:" and "stderr:" are themselves), one write each. Raises OSError."""
+    fds = [
+        {"stdout:": 1, "stderr:": 2}[name]
+        if name in ("stdout:", "stderr:")
+        else os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        for name in to
+    ]
+
+    def write(lines: bytes) -> None:
+        for fd in fds:
+            rest = lines
+            while rest:
+                rest = rest[os.write(fd, rest) :]
+
+    return write
+
+
+class Log:
+    """One process's log."""
+
+    def __init__(self) -> None:
+        self.sink: Sink = files(["stderr:"])
+        self.schedule: Callable[[Callable[[], None]], Any] | None = None  # run this once, soon
+        self.level = LEVELS["info"]
+        self.lost = 0
+        self._lines: list[bytes] = []
+
+    def event(self, event: str, **fields: Any) -> None:
+        """Write one event of `events.EVENTS`. Fields that are None or empty are left out."""
+        level = EVENTS[event].level
+        if LEVELS[level] < self.level:
+            return
+        line = {"time": _now(), "level": level, "event": event}
+        for name, value in fields.items():
+            if value is not None and value != "":
+                line[name] = value
+        try:
+            text = _encode(line)
+        except (TypeError, ValueError, UnicodeEncodeError):  # lone surrogates and the like: never lose the line
+            text = _encode({k: repr(v) if isinstance(v, str) and not v.isascii() else v for k, v in line.items()})
+        self._lines.append(text + b"\n")
+        if self.schedule is None:
+            self.flush()
+        elif len(self._lines) == 1:
+            self.schedule(self.flush)
+
+    def bug(self, error: BaseException, **fields: Any) -> None:
+        """Our own mistake, with its trace."""
+        trace = "".join(traceback.format_exception(error))
+        self.event("bug", error=f"{type(error).__name__}: {error}", traceback=trace, **fields)
+
+    def flush(self) -> None:
+        lines, self._lines = self._lines, []
+        if not lines:
+            return
+        try:
+            self.sink(b"".join(lines))
+        except Exception as error:  # a full log disk must not block mail
+            if not self.lost:
+                print(f"mta: the log cannot be written: {error}", file=sys.stderr)
+            self.lost += len(lines)
+            return
+        if self.lost:
+            lost, self.lost = self.lost, 0
+            self.event("log_lost", lines=lost, reason="the log could not be written for a while")
+
+
+log = Log()
+event = log.event
+bug = log.bug

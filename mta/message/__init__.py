@@ -1,0 +1,1 @@
+"""What a mail is: values and pure functions. No socket, no file, no gevent."""

@@ -1,0 +1,1 @@
+"""Everything outside us, one file per thing: streams, DNS, TLS, clocks, real threads."""

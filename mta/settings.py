@@ -1,0 +1,189 @@
+"""Every setting once: its name, type, default and meaning. Only what works is listed.
+
+`config.py` reads and checks a file against these classes, prints the sample and explains each value; nothing else knows
+a default. Durations are seconds in here and "30s", "5m", "2h", "5d" in the file; sizes are bytes and "10M".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+Check = Callable[[Any], str | None]  # a complaint ("must be ..."), or None
+
+
+def opt(default: Any, meaning: str, check: Check | None = None, *, unit: str = "") -> Any:
+    """Declare a setting. `unit` is "", "seconds", "bytes" or "path" (relative to the file it stands in)."""
+    made: dict[str, Any] = {"default_factory": default} if callable(default) else {"default": default}
+    return dataclasses.field(metadata={"meaning": meaning, "check": check, "unit": unit}, **made)
+
+
+def positive(value: float) -> str | None:
+    return None if value > 0 else "must be greater than 0"
+
+
+def not_negative(value: float) -> str | None:
+    return None if value >= 0 else "must be 0 or more"
+
+
+def one_of(*words: str) -> Check:
+    return lambda value: None if value in words else "must be one of " + ", ".join(words)
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True)
+class Server:
+    """Who we are."""
+
+    name: str = opt(socket.getfqdn, "The name in the greeting, in EHLO and in Received.")
+    trusted: list[str] = opt(lambda: ["127.0.0.0/8", "::1"], "Networks whose clients may relay without AUTH.")
+    workers: int = opt(cores, "Worker processes; by default one per core.", positive)
+    drain: float = opt(30.0, "At a stop, how long open sessions and deliveries may take.", positive, unit="seconds")
+    user: str = opt("", "The user to become after binding, when started as root.")
+    group: str = opt("", "The group to become; by default the user's.")
+    run: str = opt("run", "Folder of the control socket.", unit="path")
+
+
+@dataclass(frozen=True)
+class ListenerTls:
+    """The certificate of a listener."""
+
+    certificate: str = opt("", "PEM file with the certificate and its chain.", unit="path")
+    key: str = opt("", "PEM file with the private key.", unit="path")
+    policy: str = opt("optional", "optional, or required before MAIL.", one_of("optional", "required"))
+
+
+@dataclass(frozen=True)
+class Listener:
+    """An address that takes mail."""
+
+    address: str = opt("[::]:25", '"host:port", "[::]:port", or "systemd:NAME" for a socket systemd hands over.')
+    kind: str = opt(
+        "relay",
+        "relay: other servers (port 25); submission: our users (587); submissions: our users, TLS at once (465).",
+        one_of("relay", "submission", "submissions"),
+    )
+    tls: ListenerTls | None = opt(None, "Certificate and policy; without it no TLS is offered.")
+    newlines: str = opt(
+        "strict",
+        "strict: a bare CR or LF is refused and the connection closed; repair: it becomes CRLF (local programs only).",
+        one_of("strict", "repair"),
+    )
+
+
+@dataclass(frozen=True)
+class Smtp:
+    """How much a client may ask of us."""
+
+    max_size: int = opt(50_000_000, "Largest mail.", positive, unit="bytes")
+    max_recipients: int = opt(1000, "Recipients of one mail; the next gets 452 (RFC 5321 4.5.3.1.8).", positive)
+    max_line: int = opt(2048, "Longest command line.", positive, unit="bytes")
+    max_body_line: int = opt(1_000_000, "Longest line in a mail.", positive, unit="bytes")
+    max_received: int = opt(50, "Received fields after which a mail is a loop (RFC 5321 6.3).", positive)
+    max_errors: int = opt(10, "Refused commands in a session before we hang up.", positive)
+    max_junk: int = opt(100, "NOOP, RSET, VRFY, HELP in a session without a mail before we hang up.", positive)
+    max_sessions: int = opt(1000, "Open sessions of one worker; the next gets 421.", positive)
+    memory: int = opt(256_000_000, "Mail content one worker holds in memory; beyond it 452.", positive, unit="bytes")
+    command_timeout: float = opt(300.0, "For one command, to its CRLF (RFC 5321 4.5.3.2).", positive, unit="seconds")
+    data_timeout: float = opt(600.0, "For one mail's content, to its dot.", positive, unit="seconds")
+    session_timeout: float = opt(3600.0, "For a whole session.", positive, unit="seconds")
+
+
+@dataclass(frozen=True)
+class Spool:
+    """Where accepted mail waits."""
+
+    path: str = opt("spool", "The folder. It must be on a local disk.", unit="path")
+    segment: int = opt(16 << 20, "Size of one file of the journal.", positive, unit="bytes")
+    min_free: int = opt(64 << 20, "Free space below which new mail gets 452.", not_negative, unit="bytes")
+    large: int = opt(1 << 20, "Mails larger than this lie in a file of their own.", positive, unit="bytes")
+
+
+@dataclass(frozen=True)
+class Queue:
+    """How mail is delivered and tried again."""
+
+    retry: list[str] = opt(
+        lambda: ["1m", "5m", "15m", "1h", "2h", "4h", "6h"],
+        "Waits after each failed attempt; the last one repeats.",
+    )
+    expire: float = opt(5 * 86400.0, "After this a mail is returned to its sender.", positive, unit="seconds")
+    concurrency: int = opt(100, "Deliveries one worker has under way at once.", positive)
+    connect_timeout: float = opt(30.0, "For a connection to another server.", positive, unit="seconds")
+    reply_timeout: float = opt(300.0, "For the answer of another server (RFC 5321 4.5.3.2).", positive, unit="seconds")
+    keep: float = opt(5.0, "How long an idle connection to another server is kept.", not_negative, unit="seconds")
+    port: int = opt(25, "The port of MX hosts.", positive)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The Lua of the administrator."""
+
+    path: str = opt("rules", "Folder with main.lua.", unit="path")
+    on_error: str = opt("defer", "A rule failed: defer, deny or continue.", one_of("defer", "deny", "continue"))
+    explain: bool = opt(False, "Show rule and file:line in every refusal; trusted clients always see them.")
+    watch: bool = opt(False, "Load rules again when a file is saved.")
+    instructions: int = opt(10_000_000, "Lua instructions a stage may take between two waits.", positive)
+    memory: int = opt(64 << 20, "Lua memory of a worker above which new stages wait.", positive, unit="bytes")
+    growth: int = opt(16 << 20, "Lua memory one stage may add.", positive, unit="bytes")
+    wall: float = opt(30.0, "For one stage, waits included.", positive, unit="seconds")
+
+
+@dataclass(frozen=True)
+class Log:
+    """What is told to whom."""
+
+    to: list[str] = opt(lambda: ["mta.log"], 'Files, "stdout:" or "stderr:".')
+    level: str = opt("info", "debug, info, warning or error.", one_of("debug", "info", "warning", "error"))
+
+
+@dataclass(frozen=True)
+class Dns:
+    """Whom we ask for names."""
+
+    servers: list[str] = opt(list, '"ip" or "ip:port"; by default those of /etc/resolv.conf.')
+    timeout: float = opt(5.0, "For one question, repeats included.", positive, unit="seconds")
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A domain of ours: its mail stays here."""
+
+    users: str = opt(
+        "any", 'Who exists: "any", "passwd" (accounts of this machine), or a file, one name a line.', unit="path"
+    )
+    transport: str = opt("maildir", "maildir, smtp or discard.", one_of("maildir", "smtp", "discard"))
+    path: str = opt("mail/{domain}/{local_part}", "maildir: where; names are made safe.", unit="path")
+    host: str = opt("", 'smtp: "host", "host:port" or "[address]:port".')
+
+
+@dataclass(frozen=True)
+class Route:
+    """A domain that is not ours: where its mail goes instead of to its MX. "*" stands for all others."""
+
+    transport: str = opt("smtp", "smtp, maildir or discard.", one_of("smtp", "maildir", "discard"))
+    host: str = opt("", 'smtp: "host", "host:port"; empty: the MX hosts.')
+    path: str = opt("mail/{domain}/{local_part}", "maildir: where.", unit="path")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The whole file."""
+
+    server: Server = opt(Server, "")
+    listener: list[Listener] = opt(list, "")
+    smtp: Smtp = opt(Smtp, "")
+    spool: Spool = opt(Spool, "")
+    queue: Queue = opt(Queue, "")
+    rules: Rules = opt(Rules, "")
+    log: Log = opt(Log, "")
+    dns: Dns = opt(Dns, "")
+    domain: dict[str, Domain] = opt(dict, "")
+    route: dict[str, Route] = opt(dict, "")

@@ -1,0 +1,1 @@
+"""Mail at rest: durable when commit returns."""
