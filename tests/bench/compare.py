@@ -1,0 +1,183 @@
+"""Puts us beside Postfix in one run, round by round in turn: `python tests/bench/compare.py [--mails 10000] [--rounds 3]`.
+
+4 KB mails, 20 sessions, a Lua rule at every stage, recipients discarded, every removal recorded; once with a connection
+for each mail (c20) and once on kept connections (d20). Both servers are durable as installed. Rates are until the last
+250 and until the queue is empty; CPU is the server's own, for each mail. Only the ratios within a run mean something.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from load import Round, measure
+from postfix import Postfix, missing
+
+CONFIG = """
+[server]
+name = "bench.test"
+workers = {workers}
+run = "run"
+
+[[listener]]
+address = "127.0.0.1:{port}"
+
+[domain."demo.test"]
+users = "any"
+transport = "discard"
+
+[queue]
+concurrency = 200
+"""
+
+RULES = """
+on.connect("bench connect", function(mail)
+  local ip, port = mail.client.ip, mail.client.port
+  if ip == "10.0.0.1" or port == 1 or mail.listener == "x" then return deny() end
+  mail.vars.seen = 1
+end)
+on.helo("bench helo", function(mail)
+  if mail.helo == "bad" or mail.client.ip == mail.helo or mail.tls == "x" or mail.vars.seen == 2 then return deny() end
+end)
+on.mail("bench mail", function(mail)
+  local sender = mail.sender
+  if sender.domain == "spam.test" or sender.local_part == "x" or mail.helo == "x" or mail.client.ip == "x" then return deny() end
+end)
+on.rcpt("bench rcpt", function(mail)
+  local r = mail.recipient
+  if r.domain == "x" or r.local_part == "x" or mail.sender.domain == "y" or mail.helo == "y" then return deny() end
+end)
+on.data("bench data", function(mail)
+  if #mail.recipients > 100 or mail.sender.domain == "y" or mail.helo == "y" or mail.client.ip == "y" then return deny() end
+end)
+on.preq("bench preq", function(mail)
+  local subject, from = mail.headers:get("Subject"), mail.headers:get("From")
+  if subject == "spam" or from == "x" or mail.headers:has("X-Spam") then return deny() end
+  mail.headers:append("X-Checked", "yes")
+end)
+on.postq("bench postq", function(mail)
+  if mail.headers:get("To") == "x" or mail.headers:has("X-Bad") or mail.sender.domain == "y" or mail.vars.seen == 3 then return deny() end
+  local id = mail.headers:get("Message-Id")
+end)
+on.delivery("bench delivery", function(mail)
+  if mail.headers:get("X-Checked") ~= "yes" or mail.sender.domain == "y" or #mail.recipients == 0 then return defer() end
+  local date = mail.headers:get("Date")
+end)
+"""
+
+
+class Ours:
+    """Our own server in a folder of its own."""
+
+    def __init__(self, folder: Path, port: int, workers: int) -> None:
+        self.folder, self.port, self.workers = folder, port, workers
+
+    def __enter__(self) -> Ours:
+        (self.folder / "rules").mkdir(parents=True)
+        (self.folder / "rules" / "main.lua").write_text(RULES)
+        config = self.folder / "mta.toml"
+        config.write_text(CONFIG.format(port=self.port, workers=self.workers))
+        self.command = [sys.executable, "-m", "mta"]
+        self.config = str(config)
+        with open(self.folder / "output", "w") as output:
+            self.server = subprocess.Popen([*self.command, "serve", "-c", self.config], stdout=output, stderr=output)
+        self.pid = self.server.pid
+        for _ in range(100):
+            try:
+                with socket.create_connection(("127.0.0.1", self.port), 1) as s:
+                    s.recv(100)
+                return self
+            except OSError:
+                time.sleep(0.1)
+        raise RuntimeError("we do not answer: " + (self.folder / "output").read_text()[-2000:])
+
+    def waiting(self) -> int:
+        done = subprocess.run(
+            [*self.command, "status", "-c", self.config, "--json"], capture_output=True, text=True, check=True
+        )
+        return int(json.loads(done.stdout)["waiting"])
+
+    def __exit__(self, *_: object) -> None:
+        self.server.send_signal(signal.SIGTERM)
+        self.server.wait(60)
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def table(title: str, ours: list[Round], theirs: list[Round]) -> None:
+    def row(name: str, rounds: list[Round]) -> None:
+        print(
+            f"  {name:8}"
+            + "".join(
+                f" {min(v):8.0f} {statistics.median(v):8.0f} {max(v):8.0f} |"
+                for v in ([r.accepted for r in rounds], [r.done for r in rounds], [r.cpu for r in rounds])
+            )
+        )
+
+    print(f"{title}   accepted/s min med max    | done/s min med max        | CPU us a mail min med max |")
+    row("mta", ours)
+    row("Postfix", theirs)
+    median = statistics.median
+    print(
+        f"  ratio    accepted {median(o.accepted / p.accepted for o, p in zip(ours, theirs)):.2f}"
+        f"   done {median(o.done / p.done for o, p in zip(ours, theirs)):.2f}"
+        f"   CPU 1/{median(p.cpu / o.cpu for o, p in zip(ours, theirs)):.2f}"
+    )
+
+
+def main() -> int:
+    words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    words.add_argument("--mails", type=int, default=10_000)
+    words.add_argument("--rounds", type=int, default=3)
+    words.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    words.add_argument("--size", type=int, default=4096)
+    words.add_argument("--sessions", type=int, default=20)
+    given = words.parse_args()
+    if why := missing():
+        print(why, file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        folder.chmod(0o755)
+        (folder / "postfix").mkdir()
+        with (
+            Postfix(folder / "postfix", free_port()) as theirs,
+            Ours(folder / "mta", free_port(), given.workers) as ours,
+        ):
+            for name, keep in (("c", False), ("d", True)):
+                rounds: dict[str, list[Round]] = {"mta": [], "postfix": []}
+                for n in range(given.rounds + 1):
+                    for who, server in (("mta", ours), ("postfix", theirs)):
+                        mails = given.mails // (1 if who == "mta" else 3)
+                        taken = measure(
+                            server.port,
+                            server.pid,
+                            server.waiting,
+                            mails if n else mails // 4,
+                            sessions=given.sessions,
+                            size=given.size,
+                            keep=keep,
+                        )
+                        if n:  # the first round only warms both up
+                            rounds[who].append(taken)
+                table(f"{name}{given.sessions}", rounds["mta"], rounds["postfix"])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
