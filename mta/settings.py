@@ -16,10 +16,23 @@ from typing import Any
 Check = Callable[[Any], str | None]  # a complaint ("must be ..."), or None
 
 
-def opt(default: Any, meaning: str, check: Check | None = None, *, unit: str = "") -> Any:
-    """Declare a setting. `unit` is "", "seconds", "bytes" or "path" (relative to the file it stands in)."""
+def opt(
+    default: Any,
+    meaning: str,
+    check: Check | None = None,
+    *,
+    unit: str = "",
+    words: tuple[str, ...] = (),
+    example: Any = None,
+) -> Any:
+    """Declare a setting.
+
+    `unit` is "", "seconds", "bytes" or "path" (relative to the file it stands in); `words` are values of a path that
+    are no path; `example` stands in the sample where the default depends on the machine.
+    """
     made: dict[str, Any] = {"default_factory": default} if callable(default) else {"default": default}
-    return dataclasses.field(metadata={"meaning": meaning, "check": check, "unit": unit}, **made)
+    about = {"meaning": meaning, "check": check, "unit": unit, "words": words, "example": example}
+    return dataclasses.field(metadata=about, **made)
 
 
 def positive(value: float) -> str | None:
@@ -42,10 +55,11 @@ def cores() -> int:
 class Server:
     """Who we are."""
 
-    name: str = opt(socket.getfqdn, "The name in the greeting, in EHLO and in Received.")
+    name: str = opt(socket.getfqdn, "The name in the greeting, in EHLO and in Received.", example="mx.example.test")
     trusted: list[str] = opt(lambda: ["127.0.0.0/8", "::1"], "Networks whose clients may relay without AUTH.")
-    workers: int = opt(cores, "Worker processes; by default one per core.", positive)
+    workers: int = opt(cores, "Worker processes; by default one per core.", positive, example=2)
     drain: float = opt(30.0, "At a stop, how long open sessions and deliveries may take.", positive, unit="seconds")
+    stuck: float = opt(10.0, "A worker without a sign of life this long is killed.", positive, unit="seconds")
     user: str = opt("", "The user to become after binding, when started as root.")
     group: str = opt("", "The group to become; by default the user's.")
     run: str = opt("run", "Folder of the control socket.", unit="path")
@@ -140,7 +154,9 @@ class Rules:
 class Log:
     """What is told to whom."""
 
-    to: list[str] = opt(lambda: ["mta.log"], 'Files, "stdout:" or "stderr:".')
+    to: list[str] = opt(
+        lambda: ["mta.log"], 'Files, "stdout:" or "stderr:".', unit="path", words=("stdout:", "stderr:")
+    )
     level: str = opt("info", "debug, info, warning or error.", one_of("debug", "info", "warning", "error"))
 
 
@@ -157,7 +173,10 @@ class Domain:
     """A domain of ours: its mail stays here."""
 
     users: str = opt(
-        "any", 'Who exists: "any", "passwd" (accounts of this machine), or a file, one name a line.', unit="path"
+        "any",
+        'Who exists: "any", "passwd" (accounts of this machine), or a file, one name a line.',
+        unit="path",
+        words=("any", "passwd"),
     )
     transport: str = opt("maildir", "maildir, smtp or discard.", one_of("maildir", "smtp", "discard"))
     path: str = opt("mail/{domain}/{local_part}", "maildir: where; names are made safe.", unit="path")
