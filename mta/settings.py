@@ -142,6 +142,7 @@ class Rules:
 
     path: str = opt("rules", "Folder with main.lua.", unit="path")
     on_error: str = opt("defer", "A rule failed: defer, deny or continue.", one_of("defer", "deny", "continue"))
+    bounce_strangers: bool = opt(False, "A stranger's mail denied at postq or delivery bounces instead of being held.")
     explain: bool = opt(False, "Show rule and file:line in every refusal; trusted clients always see them.")
     watch: bool = opt(False, "Load rules again when a file is saved.")
     instructions: int = opt(10_000_000, "Lua instructions a stage may take between two waits.", positive)

@@ -58,6 +58,7 @@ class Envelope(msgspec.Struct, omit_defaults=True):
     direction: str = "incoming"  # incoming, outgoing, internal
     vars: Vars = {}
     postq: bool = False  # the rules of postq have spoken
+    accepted: bool = False  # a rule said faccept: the rules of later stages are not asked
     held: str = ""  # why it waits for a person: "quarantine NAME", "poison"; empty: it does not
     deaths: int = 0  # workers that died with this mail in hand
 
