@@ -1,1 +1,1 @@
-"""The verbs of the command `mta`, one file per noun, imported only when asked for."""
+"""The commands a person types, one file per noun; each is imported only when asked for."""

@@ -1,1 +1,1 @@
-"""The processes: one master, its workers, and the registry for what all workers share."""
+"""The processes: a master that holds the sockets, workers that do the work, a registry for what they share."""

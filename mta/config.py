@@ -1,0 +1,356 @@
+"""Find, read and check mta.toml; every complaint says file, line, key and what to do.
+
+A file becomes the frozen `Settings` of settings.py. All complaints are collected, so one look at a file mends it whole.
+tomllib keeps no line numbers, so `line_numbers` reads the file a second time, for keys and tables only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import ipaddress
+import os
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mta.message.address import parse_domain
+from mta.message.reply import Refused
+from mta.settings import Domain, Listener, Route, Settings
+
+Key = tuple[str | int, ...]  # ("listener", 0, "tls", "key")
+
+PLACES = ("mta.toml", "mta-dev/mta.toml", "/etc/mta/mta.toml")
+
+# Known to come, so that nobody wonders about the spelling; never silently ignored.
+NOT_BUILT = {
+    "service": "services are not built yet",
+    "rules.domains": "rules for each domain are not built yet",
+}
+NOT_BUILT_VALUES = {
+    ("kind", "lmtp"): "lmtp listeners are not built yet",
+    ("transport", "lmtp"): "the lmtp transport is not built yet",
+    ("transport", "mbox"): "the mbox transport is not built yet",
+    ("transport", "program"): "the program transport is not built yet",
+}
+NOT_BUILT_LOGS = ("journal:", "syslog:")
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_SIZE = re.compile(r"(\d+)\s*([KMGT]?)B?", re.I)
+_BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+class ConfigError(Exception):
+    """What is wrong with a file: `complaints`, each one line that begins with file and line."""
+
+    def __init__(self, *complaints: str) -> None:
+        self.complaints = complaints
+        super().__init__("\n".join(complaints))
+
+
+class Config(NamedTuple):
+    """A file that was read. `lines` holds the line of every key it sets."""
+
+    settings: Settings
+    path: Path
+    lines: dict[Key, int]
+
+
+def seconds(text: str) -> float:
+    """ "30s", "5m", "2h", "5d", "1h 30m" -> seconds. Raises ValueError."""
+    parts = _DURATION.findall(text)
+    if not parts or _DURATION.sub("", text).strip():
+        raise ValueError('must be a duration like "30s", "5m", "2h" or "5d"')
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+def size(text: str) -> int:
+    """ "500K", "10M", "2G" -> bytes (K is 1024). Raises ValueError."""
+    shape = _SIZE.fullmatch(text.strip())
+    if not shape:
+        raise ValueError('must be a size like "500K", "10M" or "2G"')
+    return int(shape[1]) * _BYTES[shape[2].upper()]
+
+
+def find(given: str | None = None) -> tuple[Path, str]:
+    """The file to read and why it was chosen. Raises ConfigError when there is none."""
+    if given:
+        return Path(given), "-c"
+    if os.environ.get("MTA_CONFIG"):
+        return Path(os.environ["MTA_CONFIG"]), "$MTA_CONFIG"
+    for place in PLACES:
+        if os.path.isfile(place):
+            return Path(place), "found here" if not place.startswith("/") else "the system's"
+    raise ConfigError(
+        "no configuration: looked for -c FILE, $MTA_CONFIG, ./mta.toml, ./mta-dev/mta.toml and /etc/mta/mta.toml; "
+        '"mta dev" makes one to play with, "mta config sample" prints one'
+    )
+
+
+def read(path: str | os.PathLike[str]) -> Config:
+    """Read and check one file. Raises ConfigError with every complaint."""
+    path = Path(path)
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 (byte {error.start})") from None
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        where = re.search(r"\s*\(at line (\d+), column \d+\)", str(error))
+        line = where[1] if where else str(text.count("\n") + 1)
+        raise ConfigError(f"{path}:{line}: {re.sub(r' *[(]at .*[)]', '', str(error))}") from None
+    reader = _Reader(path, line_numbers(text))
+    settings = reader.table(Settings, table, ())
+    if not reader.complaints:
+        reader.whole(settings)
+    if reader.complaints:
+        raise ConfigError(*(text for _, text in sorted(reader.complaints, key=lambda complaint: complaint[0])))
+    return Config(settings, path, reader.lines)
+
+
+def line_numbers(text: str) -> dict[Key, int]:
+    """Where each table and key of a TOML document stands (first line is 1)."""
+    found: dict[Key, int] = {}
+    counts: dict[Key, int] = {}
+    table: Key = ()
+    lines = text.split("\n")
+    n = 0
+    while n < len(lines):
+        line, here = lines[n].strip(), n + 1
+        n += 1
+        if line.startswith("["):
+            name = re.match(r"(\[\[?)(.*?)\]", line)
+            keys = _keys(name[2]) if name else ()
+            if name and name[1] == "[[":
+                counts[keys] = counts.get(keys, -1) + 1
+                keys = (*keys, counts[keys])
+            elif keys[:1] and keys[:1] in counts:  # [listener.tls] belongs to the last [[listener]]
+                keys = (keys[0], counts[keys[:1]], *keys[1:])
+            table = keys
+            found.setdefault(table, here)
+        elif line and line[0] != "#" and "=" in line:
+            name_, value = _assignment(line)
+            while n < len(lines) and not _whole(value):  # arrays and long strings run over lines
+                value += "\n" + lines[n]
+                n += 1
+            found.setdefault((*table, *name_), here)
+            for inner in _inner(value):
+                found.setdefault((*table, *name_, *inner), here)
+    return found
+
+
+def _assignment(line: str) -> tuple[Key, str]:
+    quoted = re.match(r"""((?:"[^"]*"|'[^']*'|[^="'])+)=(.*)""", line, re.S)
+    return (_keys(quoted[1]), quoted[2]) if quoted else ((), "")
+
+
+def _keys(dotted: str) -> Key:
+    return tuple(a or b or c for a, b, c in re.findall(r"""\s*(?:"([^"]*)"|'([^']*)'|([\w-]+))\s*\.?""", dotted))
+
+
+def _whole(value: str) -> bool:
+    try:
+        tomllib.loads(f"x = {value}")
+    except tomllib.TOMLDecodeError:
+        return False
+    return True
+
+
+def _inner(value: str) -> Iterator[Key]:
+    """The keys of an inline table."""
+
+    def walk(value: Any, at: Key) -> Iterator[Key]:
+        if isinstance(value, dict):
+            for key, below in value.items():
+                yield (*at, key)
+                yield from walk(below, (*at, key))
+
+    return walk(tomllib.loads(f"x = {value}")["x"], ())
+
+
+class _Reader:
+    """Builds settings out of a table, noting every complaint."""
+
+    def __init__(self, path: Path, lines: dict[Key, int]) -> None:
+        self.path, self.lines, self.complaints = path, lines, list[tuple[int, str]]()
+
+    def complain(self, at: Key, what: str) -> None:
+        line = self.line(at)
+        complaint = line, f"{self.path}:{line}: {section(at[:-1])}{what}"
+        if complaint not in self.complaints:
+            self.complaints.append(complaint)
+
+    def line(self, at: Key) -> int:
+        """Where a key stands; for one that is not there, where its table does."""
+        while at:
+            if at in self.lines:
+                return self.lines[at]
+            below = [line for key, line in self.lines.items() if key[: len(at)] == at]
+            if below:
+                return min(below)
+            at = at[:-1]
+        return 1
+
+    def table(self, kind: Any, given: Any, at: Key) -> Any:
+        if not isinstance(given, dict):
+            self.complain(at, f"{at[-1]} must be a table")
+            return kind()
+        hints = typing.get_type_hints(kind)
+        fields = {field.name: field for field in dataclasses.fields(kind)}
+        made = {}
+        for key, value in given.items():
+            here = (*at, key)
+            missing = NOT_BUILT.get(".".join(str(k) for k in here))
+            if missing:
+                self.complain(here, missing)
+            elif key not in fields:
+                self.complain(here, unknown(key, list(fields), "setting" if at else "section"))
+            else:
+                made[key] = self.value(hints[key], value, here, fields[key].metadata)
+        return kind(**made)
+
+    def value(self, kind: Any, given: Any, at: Key, about: Any) -> Any:
+        origin, inner = typing.get_origin(kind), typing.get_args(kind)
+        if origin is types.UnionType:  # Something | None
+            return self.value(inner[0], given, at, about)
+        if dataclasses.is_dataclass(kind):
+            return self.table(kind, given, at)
+        if origin is dict:
+            if not isinstance(given, dict):
+                self.complain(at, f'write [{at[-1]}."name"]')
+                return {}
+            return {name.lower(): self.table(inner[1], below, (*at, name)) for name, below in given.items()}
+        if origin is list:
+            if not isinstance(given, list):
+                self.complain(at, f"{at[-1]} must be a list" if inner[0] is str else f"write [[{at[-1]}]]")
+                return []
+            return [
+                self.value(inner[0], value, (*at, n) if dataclasses.is_dataclass(inner[0]) else at, about)
+                for n, value in enumerate(given)
+            ]
+        return self.plain(kind, given, at, about)
+
+    def plain(self, kind: type, given: Any, at: Key, about: Any) -> Any:
+        """One string, number or boolean. A wrong one is noted and given back as it is."""
+        unit = about["unit"]
+        try:
+            if unit == "seconds" and isinstance(given, str):
+                given = seconds(given)
+            elif unit == "bytes" and isinstance(given, str):
+                given = size(given)
+            elif kind is float and type(given) is int:
+                given = float(given)
+        except ValueError as error:
+            self.complain(at, f"{at[-1]} {error}")
+            return given
+        if type(given) is not kind:
+            wanted = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}[kind]
+            extra = {"seconds": ' (seconds) or a duration like "30s"', "bytes": ' (bytes) or a size like "10M"'}
+            self.complain(at, f"{at[-1]} must be {wanted}{extra.get(unit, '')}")
+            return given
+        missing = NOT_BUILT_VALUES.get((str(at[-1]), given)) if kind is str else None
+        if not missing and at[:2] == ("log", "to") and given.startswith(NOT_BUILT_LOGS):
+            missing = f"logging to {given} is not built yet"
+        complaint = missing or (about["check"](given) if about["check"] else None)
+        if complaint:
+            self.complain(at, complaint if missing else f"{at[-1]} {complaint}")
+        elif unit == "path" and given and given not in about["words"]:
+            return os.path.join(os.path.abspath(self.path.parent), given)
+        return given
+
+    def whole(self, settings: Settings) -> None:
+        """What can only be judged with several settings in sight."""
+        for n, network in enumerate(settings.server.trusted):
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                self.complain(("server", "trusted"), f"trusted: {error} (entry {n + 1})")
+        self.domain_name(settings.server.name, ("server", "name"))
+        for wait in settings.queue.retry:
+            try:
+                seconds(wait)
+            except ValueError as error:
+                self.complain(("queue", "retry"), f"retry: {wait!r} {error}")
+        if not settings.queue.retry:
+            self.complain(("queue", "retry"), "retry needs at least one wait")
+        taken: dict[str, int] = {}
+        for n, listener in enumerate(settings.listener):
+            self.listener(listener, ("listener", n))
+            first = taken.setdefault(listener.address, n)
+            if first != n:
+                self.complain(("listener", n, "address"), f"{listener.address} has a listener already")
+        for name, domain in settings.domain.items():
+            self.place(domain, ("domain", name))
+            if domain.transport == "smtp" and not domain.host:
+                self.complain(("domain", name, "transport"), "smtp needs a host")
+        for name, route in settings.route.items():
+            self.place(route, ("route", name))
+            if name in settings.domain:
+                self.complain(("route", name), f"{name} is a domain of ours; set transport there")
+
+    def listener(self, listener: Listener, at: Key) -> None:
+        try:
+            address(listener.address)
+        except ValueError as error:
+            self.complain((*at, "address"), str(error))
+        tls = listener.tls
+        if tls is None and listener.kind == "submissions":
+            self.complain((*at, "kind"), "submissions speaks TLS at once: give it tls = { certificate = ..., key = ... }")
+        for name in ("certificate", "key"):
+            if tls is not None and not getattr(tls, name):
+                self.complain((*at, "tls"), f"tls needs a {name}")
+
+    def place(self, place: Domain | Route, at: Key) -> None:
+        if at[-1] != "*":
+            self.domain_name(str(at[-1]), at)
+        if place.host:
+            try:
+                address(place.host, port=25)
+            except ValueError as error:
+                self.complain((*at, "host"), str(error))
+        if place.transport == "maildir" and not place.path:
+            self.complain((*at, "path"), "maildir needs a path")
+
+    def domain_name(self, name: str, at: Key) -> None:
+        try:
+            parse_domain(name)
+        except Refused:
+            self.complain(at, f"{name!r} is not a domain name")
+
+
+def section(at: Key) -> str:
+    """How a person writes the place of a key: "[smtp] ", "[[listener]] ", '[domain."example.test"] '."""
+    if not at:
+        return ""
+    if len(at) > 1 and isinstance(at[1], int):
+        return f"[[{at[0]}]] " + "".join(f"{key}: " for key in at[2:])
+    return "[" + ".".join(key if re.fullmatch(r"[\w-]+", str(key)) else f'"{key}"' for key in map(str, at)) + "] "
+
+
+def unknown(word: str, known: list[str], what: str) -> str:
+    near = difflib.get_close_matches(word, known, 1, 0.5)
+    return f"there is no {what} {word}" + (f"; did you mean {near[0]}?" if near else f" (there are {', '.join(known)})")
+
+
+def address(text: str, port: int | None = None) -> tuple[str, int]:
+    """ "host:port" or "[address]:port" -> (host, port); "systemd:NAME" -> ("systemd:NAME", 0). Raises ValueError.
+
+    Without `port` (the default one) the text must name a port.
+    """
+    if text.startswith("systemd:"):
+        return text, 0
+    shape = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^\[\]:\s/@]+))(?::(\d+))?", text)
+    if not shape or (shape[3] is None and port is None):
+        raise ValueError(f'{text!r} is not an address; write "host:port" or "[::1]:port"')
+    number = int(shape[3]) if shape[3] is not None else port or 0
+    if number > 65535:
+        raise ValueError(f"{text!r}: a port is at most 65535")
+    return shape[1] or shape[2], number

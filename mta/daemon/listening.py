@@ -1,0 +1,182 @@
+"""The sockets that take mail: bound once by the master, inherited by every worker, closed only when the server ends.
+
+Our own: one SO_REUSEPORT socket a worker slot, so the kernel spreads connections evenly and nobody wakes in vain.
+From systemd: one socket an address, shared by all workers. Closing a listening socket resets what waits in its queue;
+so sockets are never closed while the server runs, and with fewer workers each watches several.
+
+"[::]:25" takes IPv4 as well, unless another listener names an IPv4 address with that port: then each takes its own.
+On a machine without IPv6 it is 0.0.0.0.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import os
+import socket as sockets
+from typing import NamedTuple
+
+from gevent import monkey
+
+from mta.config import address
+from mta.settings import Listener
+
+_plain = monkey.get_original("socket", "socket")
+BACKLOG = 4096
+
+
+class ListenError(Exception):
+    """An address that cannot be had; says which and why."""
+
+
+class Bound(NamedTuple):
+    """The sockets of one configured address. Shared: all workers watch each; else number n belongs to slot n."""
+
+    configured: str
+    sockets: list[sockets.socket]
+    shared: bool
+
+    def of(self, slot: int, workers: int) -> list[sockets.socket]:
+        """What the worker in `slot` of so many watches."""
+        return self.sockets if self.shared else self.sockets[slot::workers]
+
+    def names(self) -> list[str]:
+        return sorted({name(made) for made in self.sockets})
+
+
+def name(made: sockets.socket) -> str:
+    host, port = made.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class Listening:
+    """Every socket of the server, by the address as it is written in the file."""
+
+    def __init__(self, handed_over: dict[str, list[sockets.socket]]) -> None:
+        self._handed_over = handed_over
+        self._bound: dict[str, Bound] = {}
+
+    def take(self, listeners: list[Listener], workers: int) -> list[tuple[Listener, Bound]]:
+        """Bind what is not bound yet, enough for so many workers. All or nothing; raises ListenError."""
+        new: list[sockets.socket] = []
+        bound: list[tuple[Listener, Bound]] = []
+        try:
+            for listener in listeners:
+                have = self._bound.get(listener.address) or self._from_systemd(listener.address)
+                if have is None or (not have.shared and len(have.sockets) < workers):
+                    have = self._bind(listener.address, have, workers, listeners, new)
+                bound.append((listener, have))
+        except ListenError:
+            for made in new:
+                made.close()
+            raise
+        for listener, have in bound:
+            self._bound[listener.address] = have
+        return bound
+
+    def _from_systemd(self, configured: str) -> Bound | None:
+        if configured.startswith("systemd:"):
+            wanted = configured.partition(":")[2]
+            if wanted not in self._handed_over:
+                have = ", ".join(sorted(self._handed_over)) or "none"
+                raise ListenError(f"{configured}: systemd handed over no such socket (names: {have})")
+            return Bound(configured, self._handed_over[wanted], True)
+        for made in [made for each in self._handed_over.values() for made in each]:
+            if name(made) == configured:
+                return Bound(configured, [made], True)
+        return None
+
+    def _bind(
+        self, configured: str, have: Bound | None, workers: int, listeners: list[Listener], new: list[sockets.socket]
+    ) -> Bound:
+        host, port = address(configured)
+        made = list(have.sockets) if have else []
+        if made:
+            port = made[0].getsockname()[1]
+        try:
+            family, where = _resolve(host, port)
+            if not made and port:
+                _free(family, where)
+            only = family == sockets.AF_INET6 and (host != "::" or _names_ipv4(listeners, port))
+            while len(made) < workers:
+                made.append(_listener(family, where, only))
+                new.append(made[-1])
+                where = made[-1].getsockname()  # port 0 has become a number, and all slots share it
+        except OSError as error:
+            raise ListenError(f"{configured}: {_why(error, port)}") from None
+        return Bound(configured, made, False)
+
+    def forget(self, listeners: list[Listener]) -> None:
+        """Close what no listener names any more; call it when the workers that watched it are gone."""
+        for gone in set(self._bound) - {listener.address for listener in listeners}:
+            bound = self._bound.pop(gone)
+            if not bound.shared:
+                for made in bound.sockets:
+                    made.close()
+
+    def close(self) -> None:
+        for bound in self._bound.values():
+            for made in bound.sockets:
+                made.close()
+        self._bound = {}
+
+
+def _resolve(host: str, port: int) -> tuple[int, tuple[str, int]]:
+    """By the C library, not through gevent: the master must not wake a hub."""
+    if host == "::" and not _has_ipv6():
+        host = "0.0.0.0"
+    try:
+        found = _socket.getaddrinfo(host, port, 0, sockets.SOCK_STREAM, 0, sockets.AI_PASSIVE)
+    except sockets.gaierror as error:
+        raise OSError(errno.EADDRNOTAVAIL, f"{host}: {error.strerror}") from None
+    family, _, _, _, where = found[0]
+    return family, where  # type: ignore[return-value]
+
+
+def _has_ipv6() -> bool:
+    try:
+        with _plain(sockets.AF_INET6, sockets.SOCK_STREAM) as made:
+            made.bind(("::", 0))
+    except OSError:
+        return False
+    return True
+
+
+def _names_ipv4(listeners: list[Listener], port: int) -> bool:
+    return any(":" not in host and number == port for host, number in (address(each.address) for each in listeners))
+
+
+def _free(family: int, where: tuple[str, int]) -> None:
+    """SO_REUSEPORT would let a second server of ours share the address unnoticed. Raises OSError."""
+    with _plain(family, sockets.SOCK_STREAM | sockets.SOCK_CLOEXEC) as made:
+        made.setsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEADDR, 1)
+        if family == sockets.AF_INET6:
+            made.setsockopt(sockets.IPPROTO_IPV6, sockets.IPV6_V6ONLY, 1)
+        made.bind(where)
+
+
+def _listener(family: int, where: tuple[str, int], ipv6_only: bool) -> sockets.socket:
+    made = _plain(family, sockets.SOCK_STREAM | sockets.SOCK_CLOEXEC)
+    try:
+        made.setsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEADDR, 1)
+        made.setsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEPORT, 1)
+        if family == sockets.AF_INET6:
+            made.setsockopt(sockets.IPPROTO_IPV6, sockets.IPV6_V6ONLY, ipv6_only)
+        made.bind(where)
+        made.listen(BACKLOG)
+        made.setblocking(False)
+    except OSError:
+        made.close()
+        raise
+    result: sockets.socket = made
+    return result
+
+
+def _why(error: OSError, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "another program has this address"
+    if error.errno == errno.EACCES and port < 1024:
+        if os.getuid() != 0:
+            return "a port below 1024 needs root or systemd's socket; a running server has dropped root, so restart it"
+        return "permission denied"
+    return str(error.strerror or error)
