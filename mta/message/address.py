@@ -28,12 +28,12 @@ class Address(msgspec.Struct, frozen=True, array_like=True, cache_hash=True):
     domain: str = ""
 
     def __str__(self) -> str:
-        if not self.domain:
-            return self.local_part
         local = self.local_part
+        if not local and not self.domain:
+            return ""
         if not _DOT_STRING.fullmatch(local):
             local = '"' + re.sub(r'(["\\])', r"\\\1", local) + '"'
-        return f"{local}@{self.domain}"
+        return f"{local}@{self.domain}" if self.domain else local
 
     def __bool__(self) -> bool:
         return bool(self.local_part or self.domain)
@@ -51,9 +51,11 @@ def parse(text: str) -> Address:
     plain = _PLAIN.fullmatch(text)
     if plain:
         local, domain = plain[1], plain[2].lower()
+        if len(domain) > 63:
+            domain = parse_domain(domain)
     else:
         local, domain = _split(text)
-    if len(local) > 64 or len(domain) > 255:  # RFC 5321 4.5.3.1.1, 4.5.3.1.2
+    if len(local) > 64:  # RFC 5321 4.5.3.1.1
         raise Refused("501 5.1.3 That address is too long")
     return Address(local, domain)
 
@@ -85,11 +87,11 @@ def parse_domain(text: str) -> str:
     if text.startswith("[") and text.endswith("]"):
         body = text[1:-1]
         try:
-            if body[:5].lower() == "ipv6:":
+            if body[:5].lower() == "ipv6:" and "%" not in body:  # a scope (%eth0) means nothing to anyone else
                 return f"[IPv6:{ipaddress.IPv6Address(body[5:])}]"
             return f"[{ipaddress.IPv4Address(body)}]"
         except ValueError:
             raise Refused("501 5.1.3 That is not an address literal") from None
-    if not _DOMAIN.fullmatch(text) or any(len(label) > 63 for label in text.split(".")):
-        raise Refused("501 5.1.3 That is not a domain name")
+    if len(text) > 255 or not _DOMAIN.fullmatch(text) or any(len(label) > 63 for label in text.split(".")):
+        raise Refused("501 5.1.3 That is not a domain name")  # RFC 5321 4.5.3.1.2, RFC 1035 2.3.4
     return text.lower()

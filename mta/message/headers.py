@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 Buffer = bytes | memoryview  # or an mmap: anything sliceable to bytes that has find()
 
 NAME = re.compile(r"[!-9;-~]+")  # RFC 5322 2.2: printable ASCII but the colon
+_START = re.compile(rb"([!-9;-~]+)[ \t]*:")  # RFC 5322 4.5 allowed white space before the colon
+_BREAK = re.compile(r"(?<=[^ \t]) (?=[ \t]*[^ \t])")
 MAX_FIELDS = 10_000
 
 
@@ -29,16 +32,15 @@ def index(raw: Buffer, end: int) -> list[Field]:
     """The fields of raw[:end], `end` being where the last field's CRLF ends. A line that is no field is named ""."""
     fields: list[Field] = []
     head = bytes(raw[:end])
-    find, at = head.find, 0
+    find, match, at = head.find, _START.match, 0
     while at < end:
         stop = find(b"\r\n", at)
         stop = end if stop < 0 else stop + 2
         while head[stop : stop + 1] in (b" ", b"\t"):
             stop = find(b"\r\n", stop)
             stop = end if stop < 0 else stop + 2
-        colon = find(b":", at, stop)
-        name = head[at:colon].rstrip(b" \t") if colon > at else b""
-        fields.append(Field(name.decode("latin-1").lower(), at, stop, None))
+        start = match(head, at, stop)
+        fields.append(Field(start[1].decode("ascii").lower() if start else "", at, stop, None))
         at = stop
         if len(fields) >= MAX_FIELDS:  # a bomb: the rest is one nameless field, passed on untouched
             if at < end:
@@ -77,17 +79,17 @@ def write(name: str, value: str) -> bytes:
 
 
 def _fold(line: str, at_least: int) -> str:
-    """RFC 5322 2.2.3: break before white space, so that unfolding gives the same value again."""
-    folded = []
-    while len(line) > 78:
-        cut = line.rfind(" ", at_least, 79)
-        if cut <= 0:
-            cut = line.find(" ", max(at_least, 79))
-        if cut <= 0 or not line[cut:].strip():
-            break
-        folded.append(line[:cut])
-        line, at_least = line[cut:], 1
-    return "\r\n".join([*folded, line])
+    """RFC 5322 2.2.3: break before white space, so that unfolding gives the same value again.
+
+    No line may be white space alone (RFC 5322 3.2.2), so each break has words before and after it.
+    """
+    folded, start = [], 0
+    breaks = [m.start() for m in _BREAK.finditer(line, at_least)]
+    for cut, after in pairwise([*breaks, len(line)]):
+        if after - start > 78:  # the next break would come too late
+            folded.append(line[start:cut])
+            start = cut
+    return "\r\n".join([*folded, line[start:]])
 
 
 class Headers:
@@ -178,7 +180,8 @@ class Headers:
         for n, field in enumerate(self.fields):
             if field.name == lower:
                 value = self.text(field).partition(b":")[2]
-                self.fields[n] = Field(new.lower(), 0, 0, new.encode("latin-1") + b":" + value)
+                end = b"" if value.endswith(b"\r\n") else b"\r\n"
+                self.fields[n] = Field(new.lower(), 0, 0, new.encode("latin-1") + b":" + value + end)
                 self.changed = True
                 return True
         return False

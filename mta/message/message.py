@@ -72,6 +72,8 @@ class Message:
         for field in headers._fields:
             last = out[-1] if out else None
             if field.text is not None:
+                if isinstance(last, Span) and last.stop == whole and self.raw[-2:] != b"\r\n":
+                    out.append(b"\r\n")  # the mail ended inside its last field
                 out.append(field.text)
             elif isinstance(last, Span) and last.stop == field.start:
                 out[-1] = Span(last.start, field.stop)

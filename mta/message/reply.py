@@ -10,7 +10,7 @@ import re
 from functools import cached_property
 
 _SHAPE = re.compile(r"([2-5][0-9][0-9])(?:[ -]+|$)(?:([245]\.[0-9]{1,3}\.[0-9]{1,3})(?:\s+|$))?(.*)", re.S)
-_LINE = 500  # RFC 5321 4.5.3.1.5: 512 octets for a reply line, with code and CRLF
+_LINE = 512  # RFC 5321 4.5.3.1.5: octets in a reply line, with code and CRLF
 
 
 class Reply:
@@ -58,14 +58,20 @@ class Reply:
     def wire(self) -> bytes:
         """What goes over the wire; control characters become "?", so a reply can never become two."""
         head = f"{self.enhanced} " if self.enhanced else ""
-        lines = []
+        room = _LINE - len(f"{self.code} {head}\r\n")
+        lines: list[bytes] = []
         for line in self.text.split("\n"):
-            clean = "".join(c if " " <= c != "\x7f" else "?" for c in line)
-            lines += [clean[i : i + _LINE] for i in range(0, len(clean), _LINE)] or [""]
+            rest = "".join(c if " " <= c != "\x7f" else "?" for c in line).encode("utf-8", "replace")
+            while len(rest) > room:
+                cut = room
+                while rest[cut] & 0xC0 == 0x80:  # never inside a UTF-8 character
+                    cut -= 1
+                lines.append(rest[:cut])
+                rest = rest[cut:]
+            lines.append(rest)
         last = len(lines) - 1
         return b"".join(
-            f"{self.code}{' ' if n == last else '-'}{head}{line}\r\n".encode("utf-8", "replace")
-            for n, line in enumerate(lines)
+            f"{self.code}{' ' if n == last else '-'}{head}".encode() + line + b"\r\n" for n, line in enumerate(lines)
         )
 
     def __str__(self) -> str:
