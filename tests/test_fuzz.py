@@ -1,0 +1,129 @@
+"""Every parser of what strangers send, fed with what once broke it, what broke others, and mutations of both.
+
+`tests/fuzz/NAME/` holds the inputs of the target NAME below, one a file, replayed in every run; `tests/messages/` is
+the corpus of whole mails. `--long` adds 20,000 mutations of each. A parser may raise Refused (ValueError where its
+docstring says so) and nothing else; an input that broke one is added to its folder.
+"""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mta.message import address, headers, reply
+from mta.message.message import Message
+from mta.message.reply import Refused
+
+HERE = Path(__file__).parent
+Target = Callable[[bytes], object]
+TARGETS: dict[str, Target] = {}
+
+
+def target(function: Target) -> Target:
+    TARGETS[function.__name__] = function
+    return function
+
+
+@target
+def address_in_a_path(data: bytes) -> None:
+    try:
+        found = address.parse(data.decode("latin-1"))
+    except Refused as refused:
+        assert refused.reply.permanent
+        return
+    assert address.parse(str(found)) == found
+
+
+@target
+def domain(data: bytes) -> None:
+    try:
+        found = address.parse_domain(data.decode("latin-1"))
+    except Refused as refused:
+        assert refused.reply.permanent
+        return
+    assert address.parse_domain(found) == found and found.isprintable()
+
+
+@target
+def reply_text(data: bytes) -> None:
+    try:
+        found = reply.Reply.parse(data.decode("utf-8", "replace"))
+    except ValueError:
+        return
+    assert found.wire.endswith(b"\r\n")
+
+
+@target
+def header_value(data: bytes) -> None:
+    value = data.decode("latin-1")
+    try:
+        text = headers.write("X-Name", value)
+    except ValueError:
+        assert any(c in value for c in "\r\n\0")
+        return
+    assert headers.unfold(text) == value.strip(" \t")
+
+
+@target
+def mail(data: bytes) -> None:
+    content = Message(data)
+    list(content.headers)
+    content.headers.append("X-New", "1")
+    assert content.size == len(bytes(content))
+    content.headers.remove("X-New")
+    content.body()
+    if not any(f.name == "x-new" for f in Message(data).headers.fields):
+        assert bytes(content) == data
+
+
+def corpus(name: str) -> list[Path]:
+    folder = HERE / "messages" if name == "mail" else HERE / "fuzz" / name
+    return sorted(path for path in folder.iterdir() if path.is_file())
+
+
+def test_every_corpus_has_a_target_and_every_target_a_corpus() -> None:
+    assert {path.name for path in (HERE / "fuzz").iterdir() if path.is_dir()} | {"mail"} == set(TARGETS)
+
+
+CASES = [(name, path) for name in TARGETS for path in corpus(name)]
+
+
+@pytest.mark.parametrize(("name", "path"), CASES, ids=[f"{name}-{path.stem}" for name, path in CASES])
+def test_replay(name: str, path: Path) -> None:
+    TARGETS[name](path.read_bytes())
+
+
+def mutate(rng: random.Random, seeds: list[bytes]) -> bytes:
+    data = bytearray(rng.choice(seeds))
+    for _ in range(rng.randint(1, 6)):
+        at = rng.randint(0, len(data))
+        what = rng.randrange(6)
+        if what == 0 and at < len(data):
+            data[at] = rng.randrange(256)
+        elif what == 1:
+            data[at:at] = rng.choice(
+                [b"\r\n", b"\n", b"\r", b"\0", b'"', b"\\", b"=?", b"?=", b";", b"--", b"(", b" ", b"%"]
+            )
+        elif what == 2:
+            del data[at : at + rng.randint(1, 20)]
+        elif what == 3:
+            data[at:at] = data[at : at + rng.randint(1, 40)] * rng.randint(1, 8)
+        elif what == 4:
+            other = rng.choice(seeds)
+            start = rng.randint(0, len(other))
+            data[at:at] = other[start : start + rng.randint(1, 200)]
+        else:
+            data[at:] = b""
+    return bytes(data)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_mutations(name: str, pytestconfig: pytest.Config) -> None:
+    rng, seeds = random.Random(name), [path.read_bytes() for path in corpus(name)]
+    for _ in range(20_000 if pytestconfig.getoption("--long") else 200):
+        data = mutate(rng, seeds)
+        try:
+            TARGETS[name](data)
+        except Exception as error:
+            raise AssertionError(f"{name} broke on {data!r}") from error
