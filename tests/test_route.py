@@ -11,12 +11,13 @@ from mta.message.envelope import Recipient, Route
 class Ours:
     """Two domains of ours, one with a list of users."""
 
-    found = {
-        "here.test": settings.Domain(users="any", path="/mail/{local_part}"),
-        "listed.test": settings.Domain(users="users.txt", transport="discard"),
-        "mx.here.test": settings.Domain(path="/mail/admin"),
-    }
-    users = {"bob", "eve", "eve+x"}
+    def __init__(self) -> None:
+        self.found = {
+            "here.test": settings.Domain(users="any", path="/mail/{local_part}"),
+            "listed.test": settings.Domain(users="users.txt", transport="discard"),
+            "mx.here.test": settings.Domain(path="/mail/admin"),
+        }
+        self.users = {"bob", "eve"}
 
     def find(self, domain: str) -> settings.Domain | None:
         return self.found.get(domain)
