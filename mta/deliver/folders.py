@@ -1,0 +1,90 @@
+"""Folders named after addresses: safe names, and a way down to them that follows no symbolic link.
+
+A path like "/var/mail/{domain}/{local_part}" has two parts. What stands before the first placeholder is the
+administrator's word and is opened as it is. Below it every name may have been chosen by a stranger and every folder may
+belong to a user: so names are encoded, each step is opened relative to the one before, and a link is an error.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+
+from mta.message.address import Address
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9!#$&'()+,\-.=@\[\]^_{}~:]")
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+def safe_name(text: str) -> str:
+    """A file name that says `text` and nothing else: lower case, what could mean more percent-encoded.
+
+    Two texts that differ in more than case get two names; none is empty, "." or "..", begins with a dot or has a "/".
+    """
+    name = _UNSAFE.sub(
+        lambda c: "".join(f"%{byte:02X}" for byte in c[0].encode("utf-8", "surrogatepass")), text.lower()
+    )
+    if name.startswith("."):
+        name = "%2E" + name[1:]
+    return name or "%"
+
+
+class Path:
+    """A path with {domain} and {local_part} in it."""
+
+    def __init__(self, template: str) -> None:
+        parts = template.split("/")
+        first = next((n for n, part in enumerate(parts) if "{domain}" in part or "{local_part}" in part), len(parts))
+        self.base = "/".join(parts[:first]) or ("/" if template.startswith("/") else ".")
+        self._below = [part for part in parts[first:] if part and part != "."]
+
+    def below(self, address: Address) -> tuple[str, ...]:
+        """The names under `base` for an address."""
+        domain, local = safe_name(address.domain), safe_name(address.local_part)
+        return tuple(part.replace("{domain}", domain).replace("{local_part}", local) for part in self._below)
+
+
+def open_base(path: str) -> int:
+    """A descriptor of the folder; it and its parents are made where missing. Raises OSError."""
+    try:
+        return os.open(path, _FOLDER)
+    except FileNotFoundError:
+        parent = os.path.dirname(os.path.abspath(path))
+        above = open_base(parent)
+        try:
+            _make(os.path.basename(os.path.abspath(path)), above)
+        finally:
+            os.close(above)
+        return os.open(path, _FOLDER)
+
+
+def open_below(folder: int, names: Sequence[str]) -> int:
+    """A descriptor of the folder `names` below `folder`, each made where missing. Raises OSError, for links too."""
+    found = os.dup(folder)
+    try:
+        for name in names:
+            deeper = step(found, name)
+            os.close(found)
+            found = deeper
+    except BaseException:
+        os.close(found)
+        raise
+    return found
+
+
+def step(folder: int, name: str) -> int:
+    """A descriptor of the folder `name` in `folder`, made (0700) where missing, never through a link."""
+    try:
+        return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+    except FileNotFoundError:
+        _make(name, folder)
+        return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+
+
+def _make(name: str, folder: int) -> None:
+    try:
+        os.mkdir(name, 0o700, dir_fd=folder)
+    except FileExistsError:  # another worker was faster
+        return
+    os.fsync(folder)  # a mail in a folder that is gone after a power cut would be gone with it
