@@ -53,6 +53,12 @@ EVENTS: dict[str, Event] = {
     "rules_loaded": Event("info", "version files", "New rules are in force."),
     "rules_rejected": Event("error", "error", "New rules could not be loaded; the old ones stay."),
     "rule_log": Event("info", "session mail stage rule where message", "A rule said something."),
+    "list_loaded": Event("info", "list entries", "A list that changed was read again."),
+    "list_rejected": Event("error", "list error", "A list that changed cannot be used; the old content stays."),
+    # store
+    "store_recovered": Event("info", "keys changes ms", "The store was read from its files."),
+    "store_damaged": Event("error", "file offset size", "Bytes of the store that are no record were stepped over."),
+    "store_failed": Event("error", "reason", "The store cannot be written; what rules ask of it fails."),
     # spool
     "spool_recovered": Event("info", "writer mails bytes ms", "A folder left by another process was taken over."),
     "spool_damaged": Event("error", "writer segment offset reason", "Bytes that are no record were stepped over."),
@@ -68,5 +74,6 @@ EVENTS: dict[str, Event] = {
     "reloaded": Event("info", "what generation", "New settings or rules are in force."),
     "reload_failed": Event("error", "error", "A reload was refused; nothing has changed."),
     "bug": Event("error", "session mail stage error traceback", "Our own mistake; the mail is kept."),
+    "library": Event("info", "logger message exc_info", "A library we use said something."),
     "log_lost": Event("error", "lines reason", "Log lines that could not be written."),
 }

@@ -1,0 +1,52 @@
+"""The pure words of the rule language, by meaning: text, numbers and booleans in, the same out.
+
+These cross into Lua, so none of them raises: a function marked `@word` that raises ValueError returns `(None, message)`
+instead. Text is bytes as Latin-1 characters, as Lua hands it over; what has to be read as characters is UTF-8.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Failed = tuple[None, str]
+
+MAX_TEXT = 1 << 20  # bytes a word takes or returns
+
+
+def word(function: Callable[P, R]) -> Callable[P, R | Failed]:
+    """The function, with a ValueError or TypeError (a wrong argument) turned into what Lua expects."""
+
+    @functools.wraps(function)
+    def safe(*args: P.args, **kwargs: P.kwargs) -> R | Failed:
+        try:
+            return function(*args, **kwargs)
+        except ValueError as error:
+            return None, str(error)
+        except (TypeError, AttributeError):
+            return None, f"{function.__name__}: a wrong kind of argument"
+
+    return safe
+
+
+def checked(text: str) -> str:
+    """Text that is not too long. Raises ValueError."""
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"a text of {len(text)} bytes is longer than {MAX_TEXT}")
+    return text
+
+
+def to_bytes(text: str) -> bytes:
+    """The bytes Lua meant. Raises ValueError."""
+    try:
+        return checked(text).encode("latin-1")
+    except UnicodeEncodeError:
+        raise ValueError("text beyond Latin-1: hand over UTF-8 bytes") from None
+
+
+def to_text(raw: bytes) -> str:
+    return checked(raw.decode("latin-1"))

@@ -1,0 +1,74 @@
+"""Domain names: who stands above whom, who can be registered, how they look beyond ASCII."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+import idna
+
+from mta.rules.lists import fold
+from mta.rules.words import to_bytes, word
+
+if TYPE_CHECKING:
+    from publicsuffixlist import PublicSuffixList
+
+
+@functools.cache
+def _suffixes() -> PublicSuffixList:
+    """The public suffix list that came with the package; read when first needed (60 ms)."""
+    from publicsuffixlist import PublicSuffixList
+
+    return PublicSuffixList(accept_unknown=True)
+
+
+def _name(text: str) -> str:
+    name = fold(text.strip().strip("."))
+    if not name or len(name) > 255 or ".." in name:
+        raise ValueError(f"{text[:80]!r} is no domain name")
+    return name
+
+
+@word
+def root_domain(domain: str) -> str:
+    """The part of a name that somebody registered: a.b.example.co.uk -> example.co.uk. A public suffix is itself."""
+    name = _name(domain)
+    return _suffixes().privatesuffix(name) or name
+
+
+@word
+def public_suffix(domain: str) -> str:
+    """The part nobody owns: co.uk."""
+    name = _name(domain)
+    return _suffixes().publicsuffix(name) or name
+
+
+@word
+def below(domain: str, parents: str) -> bool:
+    """Whether a name is one of these domains or lies below one: below("mx.example.test", "example.test other.test")."""
+    name = "." + _name(domain)
+    return any(name.endswith("." + _name(parent)) for parent in parents.replace(",", " ").split())
+
+
+@word
+def parent(domain: str) -> str:
+    """What stands above: mx.example.test -> example.test; "" above a top-level domain."""
+    return _name(domain).partition(".")[2]
+
+
+@word
+def to_ascii(domain: str) -> str:
+    """A name as it stands in DNS: bücher.example -> xn--bcher-kva.example (UTS 46)."""
+    try:
+        return idna.encode(to_bytes(domain).decode("utf-8"), uts46=True).decode("ascii")
+    except (UnicodeError, idna.IDNAError) as error:
+        raise ValueError(f"{domain[:80]!r} is no domain name: {error}") from None
+
+
+@word
+def to_unicode(domain: str) -> str:
+    """A name as people read it, in UTF-8."""
+    try:
+        return idna.decode(domain).encode("utf-8").decode("latin-1")
+    except (UnicodeError, idna.IDNAError) as error:
+        raise ValueError(f"{domain[:80]!r} is no domain name: {error}") from None

@@ -1,0 +1,131 @@
+"""Regular expressions in linear time (RE2): no text a client sends can make them slow.
+
+A pattern and a text that are UTF-8 are matched by characters; a text that is not UTF-8 is matched byte by byte, so that
+a stray byte cannot hide what follows it. Positions count bytes from 1, as Lua's do. Syntax: google/re2, doc/syntax.txt;
+no look-around and no back-references, for there is no linear way to find them.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any
+
+import re2
+
+from mta.rules.words import MAX_TEXT, Failed, checked, to_bytes, to_text, word
+
+MAX_PATTERN = 4096
+MAX_MATCHES = 10_000  # replaced in one call: what stops the loop for some 20 ms
+_MEMORY = 8 << 20  # bytes for a compiled pattern and its automata
+_PART = re.compile(r"%(.)", re.S)
+
+
+@functools.lru_cache(maxsize=500)
+def _compiled(pattern: str, utf8: bool) -> Any:
+    if len(pattern) > MAX_PATTERN:
+        raise ValueError(f"a pattern of {len(pattern)} bytes is longer than {MAX_PATTERN}")
+    options = re2.Options()
+    options.log_errors = False
+    options.max_mem = _MEMORY
+    options.encoding = re2.Options.Encoding.UTF8 if utf8 else re2.Options.Encoding.LATIN1
+    try:
+        return re2.compile(to_bytes(pattern), options)
+    except re2.error as error:
+        why = error.args[0] if error.args else "it cannot be read"
+        why = why.decode("latin-1") if isinstance(why, bytes) else str(why)
+        raise ValueError(f"the pattern {pattern[:60]!r}: {why}") from None
+
+
+def _for(pattern: str, text: str) -> tuple[Any, bytes]:
+    """The compiled pattern that fits the text, and the text's bytes."""
+    raw = to_bytes(text)
+    if raw.isascii():
+        return _compiled(pattern, True), raw
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return _compiled(pattern, False), raw
+    return _compiled(pattern, True), raw
+
+
+def _start(text: bytes, init: int) -> int:
+    """Lua's init (from 1; negative: from the end) as an offset."""
+    return min(max(init - 1 if init > 0 else len(text) + init if init < 0 else 0, 0), len(text))
+
+
+@word
+def matches(pattern: str, text: str) -> bool:
+    """Whether the pattern occurs in the text."""
+    compiled, raw = _for(pattern, text)
+    return compiled.search(raw) is not None
+
+
+def find(pattern: str, text: str, init: int = 1) -> tuple[int, int] | Failed | None:
+    """First and last position of the first occurrence, from `init` on; None if there is none."""
+    return _find(pattern, text, init)
+
+
+@word
+def _find(pattern: str, text: str, init: int) -> tuple[int, int] | None:
+    compiled, raw = _for(pattern, text)
+    found = compiled.search(raw, _start(raw, init))
+    return None if found is None else (found.start() + 1, found.end())
+
+
+@word
+def match(pattern: str, text: str, init: int = 1) -> tuple[str | bool, ...] | None:
+    """The captures of the first occurrence (without any: the whole of it); one that took no part is false."""
+    compiled, raw = _for(pattern, text)
+    found = compiled.search(raw, _start(raw, init))
+    if found is None:
+        return None
+    groups = found.groups() or (found.group(),)
+    return tuple(False if group is None else to_text(group) for group in groups)
+
+
+@word
+def replace(pattern: str, text: str, by: str, limit: int = MAX_MATCHES) -> tuple[str, int]:
+    """The text with occurrences replaced, and how many. In `by`: %0 the occurrence, %1 to %9 captures, %% a %."""
+    compiled, raw = _for(pattern, text)
+    parts = _template(by, compiled.groups)
+    out: list[bytes] = []
+    at = count = size = 0
+    for found in compiled.finditer(raw):
+        if count >= limit:
+            break
+        if count >= MAX_MATCHES:
+            raise ValueError(f"more than {MAX_MATCHES} occurrences; give a limit")
+        piece = b"".join([found.group(p) or b"" if isinstance(p, int) else p for p in parts])
+        out += (raw[at : found.start()], piece)
+        size += found.start() - at + len(piece)
+        if size > MAX_TEXT:
+            raise ValueError(f"the result is longer than {MAX_TEXT} bytes")
+        at, count = found.end(), count + 1
+    return to_text(b"".join([*out, raw[at:]])), count
+
+
+def _template(by: str, groups: int) -> list[bytes | int]:
+    parts: list[bytes | int] = []
+    for n, piece in enumerate(_PART.split(by)):
+        if n % 2 == 0:
+            parts.append(to_bytes(piece))
+        elif piece == "%":
+            parts.append(b"%")
+        elif piece.isdigit() and int(piece) <= groups:
+            parts.append(int(piece))
+        else:
+            raise ValueError(f"%{piece} in the replacement: the pattern has {groups} captures (a % is written %%)")
+    return parts
+
+
+@word
+def escape(text: str) -> str:
+    """The pattern that matches exactly this text."""
+    return re.sub(r"([^A-Za-z0-9_\x80-\xff])", lambda m: "\\x00" if m[1] == "\0" else "\\" + m[1], checked(text))
+
+
+@word
+def check(pattern: str) -> bool:
+    """True, or nothing and what is wrong with the pattern."""
+    return _compiled(pattern, True) is not None

@@ -1,0 +1,87 @@
+"""Encodings and digests of text."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac as hmac_
+import quopri
+import re
+
+from mta.rules.words import to_bytes, to_text, word
+
+_DIGESTS = ("md5", "sha1", "sha256", "sha384", "sha512")
+
+
+def _named(name: str) -> str:
+    if name not in _DIGESTS:
+        raise ValueError(f"no digest {name[:20]!r}; there are {', '.join(_DIGESTS)}")
+    return name
+
+
+@word
+def base64_encode(text: str) -> str:
+    return base64.b64encode(to_bytes(text)).decode("ascii")
+
+
+@word
+def base64_decode(text: str) -> str:
+    """Also of the form for URLs, without padding, broken into lines."""
+    bare = re.sub(r"\s+", "", text).rstrip("=").replace("-", "+").replace("_", "/")
+    try:
+        return to_text(base64.b64decode(to_bytes(bare) + b"=" * (-len(bare) % 4), validate=True))
+    except binascii.Error:
+        raise ValueError("this is no base64") from None
+
+
+@word
+def hex_encode(text: str) -> str:
+    return to_bytes(text).hex()
+
+
+@word
+def hex_decode(text: str) -> str:
+    try:
+        return to_text(bytes.fromhex(text))
+    except ValueError:
+        raise ValueError("this is no hexadecimal text") from None
+
+
+@word
+def qp_encode(text: str) -> str:
+    """Quoted-printable (RFC 2045 6.7), lines of at most 76 characters that end with CRLF."""
+    raw = to_bytes(text).replace(b"\r\n", b"\n")
+    return to_text(quopri.encodestring(raw).replace(b"\n", b"\r\n"))
+
+
+@word
+def qp_decode(text: str) -> str:
+    return to_text(quopri.decodestring(to_bytes(text)))
+
+
+@word
+def digest(name: str, text: str) -> str:
+    """The digest of a text, in hexadecimal; name is md5, sha1, sha256, sha384 or sha512."""
+    return hashlib.new(_named(name), to_bytes(text), usedforsecurity=False).hexdigest()
+
+
+@word
+def hmac(name: str, key: str, text: str) -> str:
+    """The keyed digest (RFC 2104) of a text, in hexadecimal."""
+    return hmac_.new(to_bytes(key), to_bytes(text), _named(name)).hexdigest()
+
+
+@word
+def equal(one: str, other: str) -> bool:
+    """Whether two texts are the same, in a time that does not tell where they differ: for secrets."""
+    return hmac_.compare_digest(to_bytes(one), to_bytes(other))
+
+
+@word
+def decode(text: str, charset: str) -> str:
+    """UTF-8 of a text in another charset; what cannot be read becomes U+FFFD."""
+    try:
+        return to_text(to_bytes(text).decode(charset, "replace").encode("utf-8", "replace"))
+    except LookupError:
+        raise ValueError(f"no charset {charset[:40]!r}") from None
