@@ -11,7 +11,7 @@ greenlet that is elsewhere, in `spool.commit` for one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -51,12 +51,12 @@ class Wait:
     def waiting(self) -> bool:
         return self.greenlet is not None
 
-    def wake(self, error: BaseException) -> None:
-        """Soon, if it then still waits, let it go on with an exception. Safe from any greenlet."""
-        get_hub().loop.run_callback(self._throw, error)
+    def wake(self, error: BaseException, still: Callable[[], bool] | None = None) -> None:
+        """Soon, if it then waits and `still()` holds, let it go on with an exception. Safe from any greenlet."""
+        get_hub().loop.run_callback(self._throw, error, still)
 
-    def _throw(self, error: BaseException) -> None:
-        if self.greenlet is not None:  # it may have stopped waiting in this very turn
+    def _throw(self, error: BaseException, still: Callable[[], bool] | None = None) -> None:
+        if self.greenlet is not None and (still is None or still()):  # it may have stopped waiting in this very turn
             self.greenlet.throw(error)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import _socket
 import os
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from gevent import get_hub
@@ -106,9 +106,9 @@ class Stream:
         """Its greenlet waits for the network right now."""
         return self._wait.waiting
 
-    def wake(self, error: BaseException) -> None:
-        """If its greenlet waits for the network a moment from now, raise `error` there. For any greenlet."""
-        self._wait.wake(error)
+    def wake(self, error: BaseException, still: Callable[[], bool] | None = None) -> None:
+        """If its greenlet waits for the network a moment from now, and `still()`, raise `error` there."""
+        self._wait.wake(error, still)
 
     @property
     def reset(self) -> bool:
@@ -177,8 +177,10 @@ class Stream:
         self._buffer, self._at = data + self._buffer[self._at :], 0
 
     def spoke(self) -> bool:
-        """The other side has sent something already; asked without waiting. Raises Gone."""
+        """The other side has sent something already; asked without waiting. Raises Gone. Under TLS: nothing known."""
         if not self.buffered:
+            if self._tls is not None:
+                return False
             try:
                 self._buffer, self._at = self._receive(), 0
             except BlockingIOError:

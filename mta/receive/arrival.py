@@ -1,0 +1,182 @@
+"""One mail's content, from the 354 to our word that we keep it.
+
+read    every byte up to the end of the mail is read, also of a mail that is refused by then; a large one goes to
+        its own file on the way. A client that leaves here leaves nothing behind
+look    limits of the header, the loop guard; our Received goes on top
+ask     the rules of preq; a client that was cut off by now leaves nothing behind
+keep    `spool.commit`: from its first moment the mail is ours, whatever becomes of the client
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mta import log
+from mta.message import trace
+from mta.message.envelope import Envelope
+from mta.message.headers import end_of
+from mta.message.message import Message
+from mta.message.reply import Refused, Reply
+from mta.net import clock
+from mta.net.stream import Gone
+from mta.receive import limits, replies
+from mta.receive.content import Content
+from mta.spool.spool import Body, Mail
+
+if TYPE_CHECKING:
+    from mta.receive.session import Session
+
+PIECE = 1 << 20  # bytes handed to a body file at once
+
+
+class Arrival:
+    """A mail on its way in. Used once."""
+
+    def __init__(self, session: Session, envelope: Envelope) -> None:
+        self.session, self.envelope = session, envelope
+        self.door, self.stream = session.door, session.stream
+        self.began = session.now
+        self.refused: Refused | None = None  # what the client will hear at the end of the mail
+        self.size = self.held = 0
+        self.chunks: list[bytes] = []  # what is not in the file
+        self.waiting = 0  # bytes in chunks
+        self.file: Body | None = None
+
+    def take(self) -> Reply:
+        """The whole way. Raises Refused, and Gone or TimedOut before the mail is ours."""
+        try:
+            self.read()
+            if self.refused is not None:
+                raise self.refused
+            return self.keep(self.message())
+        finally:
+            self.door.budget.held -= self.held
+            if self.file is not None:
+                self.file.discard()
+
+    # -- read -------------------------------------------------------------------------------------------------------
+
+    def read(self) -> None:
+        stream, smtp = self.stream, self.door.settings.smtp
+        self.session.patience(smtp.data_timeout)
+        content = Content(smtp.max_body_line, self.door.listener.newlines == "repair")
+        stream.say(replies.GO_AHEAD.wire)
+        rest = None
+        while rest is None:
+            piece, rest = content.feed(stream.chunk())
+            self.size += len(piece)
+            if self.refused is not None:
+                continue
+            try:
+                if self.size > smtp.max_size:
+                    raise Refused(f"552 5.3.4 At most {smtp.max_size} bytes")
+                if content.long:
+                    raise Refused(f"552 5.3.4 A line is longer than {smtp.max_body_line} bytes")
+                self.hold(piece)
+            except Refused as refused:
+                self.refused = refused
+                self.let_go()
+        stream.unread(rest)
+        self.door.counts.bytes += self.size
+
+    def hold(self, piece: bytes) -> None:
+        budget = self.door.budget
+        if budget.held + len(piece) > budget.room:
+            raise Refused(replies.BUSY, "smtp.memory is used up")
+        budget.held += len(piece)
+        self.held += len(piece)
+        self.chunks.append(piece)
+        self.waiting += len(piece)
+        if self.size > self.door.settings.spool.large and (self.file is None or self.waiting >= PIECE):
+            self.write()
+
+    def write(self) -> None:
+        if self.file is None:
+            self.file = self.door.spool.body()
+        chunks, self.chunks, self.waiting = self.chunks, [], 0
+        self.file.write(b"".join(chunks))
+
+    def let_go(self) -> None:
+        self.chunks = []
+        self.door.budget.held -= self.held
+        self.held = 0
+        if self.file is not None:
+            self.file.discard()
+            self.file = None
+
+    # -- look -------------------------------------------------------------------------------------------------------
+
+    def message(self) -> Message:
+        session, envelope = self.session, self.envelope
+        if self.file is not None:
+            self.write()
+            message = self.file.finish()
+        else:
+            message = Message(b"".join(self.chunks))
+        raw = message.raw
+        head = raw if len(raw) <= limits.MAX_HEADER else raw[: limits.MAX_HEADER + 4]
+        limits.header(raw, end_of(head)[0], self.door.settings.smtp.max_received)
+        only = envelope.recipients[0].address if len(envelope.recipients) == 1 else None
+        envelope.arrived = envelope.next_try = clock.now()
+        message.headers.prepend_raw(trace.received(session.passage, envelope.id, only, envelope.arrived))
+        return message
+
+    # -- ask and keep -----------------------------------------------------------------------------------------------
+
+    def keep(self, message: Message) -> Reply:
+        session, envelope = self.session, self.envelope
+        session.recipient = None
+        if "preq" in session.rules.stages:
+            session.facts().message = message
+        said = session.ask("preq")
+        if self.stream.reset:
+            raise Gone("the connection was reset")
+        fate = session.fate
+        kind = fate.verdict.kind if fate is not None else ""
+        if kind == "discard":
+            self.report("discarded", None)
+            return said or replies.DISCARDED
+        if kind == "quarantine" and fate is not None:
+            envelope.held = f"quarantine {fate.verdict.folder}".rstrip()
+        envelope.accepted = kind == "faccept"
+        envelope.direction = self.direction()
+        if session.transaction is not None:
+            envelope.vars = session.transaction.vars
+        elif session.unmailed is not None:
+            envelope.vars = dict(session.unmailed.vars)
+        size = message.size
+        self.door.spool.commit(add=[Mail(envelope, message)])
+        self.file = None  # the spool's now
+        reply = said if said is not None and said.positive else Reply(250, "2.0.0", f"Kept as {envelope.id}")
+        self.door.counts.accepted += 1
+        self.report("accepted", reply, size)
+        return reply
+
+    def direction(self) -> str:
+        """Who writes to whom; only our own people's mail can be outgoing or internal."""
+        envelope, find = self.envelope, self.door.domains.find
+        if not envelope.ours:
+            return "incoming"
+        if any(find(recipient.address.domain) is None for recipient in envelope.recipients):
+            return "outgoing"
+        return "internal" if find(envelope.sender.domain) is not None else "incoming"
+
+    def report(self, event: str, reply: Reply | None, size: int | None = None) -> None:
+        session, envelope, client, fate = self.session, self.envelope, self.session.client, self.session.fate
+        log.event(
+            event,
+            session=session.id,
+            mail=envelope.id,
+            client=client.ip,
+            helo=client.helo,
+            sender=f"<{envelope.sender}>",
+            recipients=[str(recipient.address) for recipient in envelope.recipients],
+            size=size,
+            tls=client.tls,
+            user=client.user,
+            stage=fate.stage if fate is not None else None,
+            rule=fate.verdict.rule if fate is not None else None,
+            where=fate.verdict.where if fate is not None else None,
+            reply=str(reply) if reply is not None else None,
+            ms=round((clock.monotonic() - self.began) * 1000, 1),
+        )

@@ -1,0 +1,491 @@
+"""One client, from greeting to goodbye: read a command, obey it, answer, until someone leaves.
+
+    state       helo   envelope  recipients   legal now (RFC 5321 4.1.4)
+    greeted     ""     None      -            EHLO HELO, and at any time: STARTTLS NOOP RSET VRFY EXPN HELP QUIT
+    said hello  set    None      -            MAIL
+    has sender  set    set       none         RCPT
+    has all     set    set       some         RCPT DATA
+    barred      -      -         -            QUIT: a rule said no at connect (RFC 5321 3.1)
+
+A command out of turn is 503 and changes nothing. EHLO and RSET forget the mail, STARTTLS forgets everything but where
+the client comes from. A "no" from anyone, us or a rule, is `Refused` and ends in `refuse`.
+
+Three verdicts hold longer than their stage: faccept, quarantine and discard. Said at connect or helo they are
+`standing` and hold for every mail of the connection, later they are this mail's `fate`; the rules of later stages are
+then not asked any more. None of them, nor accept, opens the relay or makes an unknown recipient known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from mta import log
+from mta.message import ids, trace
+from mta.message.address import Address
+from mta.message.envelope import Client, Envelope, Recipient
+from mta.message.reply import Refused, Reply
+from mta.net import clock
+from mta.net.deadline import TimedOut
+from mta.net.stream import Gone, Stream
+from mta.receive import command, replies
+from mta.receive.arrival import Arrival
+from mta.receive.door import Door
+from mta.rules.transaction import Transaction
+
+if TYPE_CHECKING:
+    from mta.rules.engine import Rules, Verdict
+
+TLS_TIMEOUT = 30.0  # seconds for a handshake: nobody types it by hand
+STANDING = ("faccept", "quarantine", "discard")
+
+
+class Draining(Exception):
+    """The server ends, and this session has nothing under way."""
+
+
+class Judged(Refused):
+    """A rule says no."""
+
+    def __init__(self, reply: Reply, verdict: Verdict) -> None:
+        super().__init__(reply, "a rule")
+        self.rule, self.where = verdict.rule, verdict.where
+
+
+class Said(NamedTuple):
+    """A verdict that holds beyond its stage, and the stage it was said at."""
+
+    stage: str
+    verdict: Verdict
+
+
+class Origin(NamedTuple):
+    """What the rules of connect left behind; EHLO and STARTTLS go back to it."""
+
+    standing: Said | None = None
+    vars: dict[str, Any] | None = None
+    relay: bool = False
+
+
+class Session:
+    """A client's conversation. `idle`: it waits for a command and no mail is under way."""
+
+    def __init__(self, door: Door, stream: Stream, ip: str, port: int) -> None:
+        self.door, self.stream = door, stream
+        self.id = door.ids.session()
+        self.client = Client(ip=ip, port=port, trusted=door.trusts(ip), listener=door.listener.kind)
+        self.rules: Rules = door.rules()
+        self.now = self.began = clock.monotonic()
+        self.stage = "connect"
+        self.idle = self.over = self.barred = False
+        self.helo = self.passage = ""
+        self.errors = self.junk = self.long_lines = self.mails = self.numbers = 0
+        self.unmailed: Transaction | None = None  # what the rules know of the connection
+        self.origin = Origin()
+        self.standing: Said | None = None
+        # the mail under way
+        self.envelope: Envelope | None = None
+        self.recipient: Address | None = None
+        self.transaction: Transaction | None = None
+        self.fate: Said | None = None
+        self.refused_recipients = 0
+
+    def forget(self) -> None:
+        """No mail is under way any more."""
+        if self.transaction is not None:
+            self.transaction.close()
+            self.transaction = None
+        self.envelope = self.fate = None
+        self.refused_recipients = 0
+
+    # -- the loop ---------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve the client until it or we hang up. Never raises; the stream is closed then."""
+        client, reason = self.client, ""
+        log.event("connected", session=self.id, client=client.ip, port=client.port, listener=client.listener)
+        try:
+            self.greet()
+            while not self.over:
+                self.obey()
+        except Gone as gone:
+            reason = str(gone)
+        except TimedOut:
+            reason = "timed out"
+            self.last_words(replies.TIMED_OUT)
+        except Draining:
+            self.last_words(replies.SHUTTING_DOWN)
+        except Exception as error:
+            reason = "our mistake"
+            log.bug(error, session=self.id, stage=self.stage)
+            self.last_words(replies.MISTAKE.closing())
+        finally:
+            self.leave(reason)
+
+    def obey(self) -> None:
+        """One command, from its first byte to our answer."""
+        door, stream = self.door, self.stream
+        self.patience(door.settings.smtp.command_timeout)
+        self.idle = self.envelope is None
+        self.recipient = None
+        try:
+            if door.draining and self.idle and not stream.pending:
+                raise Draining
+            self.stage = "command"
+            line = stream.line(door.settings.smtp.max_line)
+            self.idle = False
+            verb, rest = command.read(line)
+            act = COMMANDS.get(verb)
+            if act is None:
+                raise self.unknown(verb)
+            if self.barred and verb != "QUIT":
+                raise Refused("503 5.5.1 Only QUIT is heard now")
+            reply = act(self, rest)
+        except Refused as refused:
+            self.idle = False
+            reply = self.refuse(refused)
+        except (Gone, TimedOut, Draining):
+            raise
+        except Exception as error:
+            mail = self.envelope.id if self.envelope is not None else None
+            log.bug(error, session=self.id, mail=mail, stage=self.stage)
+            self.forget()
+            reply = replies.MISTAKE.adding(f"({mail or self.id})")
+        if reply is not None:
+            self.answer(reply)
+
+    def answer(self, reply: Reply) -> None:
+        self.stream.say(reply.wire)
+        if reply.close:
+            self.over = True
+            self.stream.linger()
+
+    def last_words(self, reply: Reply) -> None:
+        self.stream.deadline = clock.monotonic() + 1.0
+        try:
+            self.stream.send(reply.wire)
+        except (Gone, TimedOut):
+            pass
+
+    def leave(self, reason: str) -> None:
+        mail = self.envelope.id if self.envelope is not None else None
+        if reason and (mail or not self.idle or not self.stream.ended):
+            log.event("lost", session=self.id, mail=mail, client=self.client.ip, stage=self.stage, reason=reason)
+        self.forget()
+        if self.unmailed is not None:
+            self.unmailed.close()
+        self.stream.close()
+        ms = round((clock.monotonic() - self.began) * 1000, 1)
+        log.event("closed", session=self.id, client=self.client.ip, reason=reason, mails=self.mails, ms=ms)
+
+    def patience(self, seconds: float) -> None:
+        """From now on the client has so long, and never longer than the session may last."""
+        self.now = now = clock.monotonic()
+        self.stream.deadline = min(now + seconds, self.began + self.door.settings.smtp.session_timeout)
+
+    # -- rules ------------------------------------------------------------------------------------------------------
+
+    def ask(self, stage: str) -> Reply | None:
+        """Let the rules of a stage speak: the words of a yes, or None. Raises Judged."""
+        self.stage = stage
+        if stage not in self.rules.stages or (self.standing if self.envelope is None else self.fate) is not None:
+            return None
+        verdict = self.rules.run(stage, self.facts())
+        kind, reply = verdict.kind, verdict.reply
+        if kind == "next":
+            return None
+        if kind in STANDING:
+            if self.envelope is None:
+                self.standing = Said(stage, verdict)
+            else:
+                self.fate = Said(stage, verdict)
+        elif kind == "deny":
+            raise Judged(reply or replies.DENIED, verdict)
+        elif kind == "defer":
+            raise Judged(reply or replies.DEFERRED, verdict)
+        elif kind == "reply" and reply is not None and not reply.positive:
+            raise Judged(reply, verdict)
+        return reply
+
+    def facts(self) -> Transaction:
+        """What the rules may know so far. Made only when a rule wants to."""
+        known, client = self.unmailed, self.client
+        if known is None:
+            known = self.unmailed = Transaction(
+                session=self.id, client=client, server=self.door.settings.server.name, listener=client.listener
+            )
+            known.trusted, known.relay = client.trusted, self.origin.relay
+            known.vars.update(self.origin.vars or {})
+        if self.envelope is None:
+            known.client, known.helo, known.user = client, client.helo, client.user
+            return known
+        if self.transaction is None:
+            known.client, known.helo, known.user = client, client.helo, client.user
+            self.transaction = made = known.mail()
+            made.mail_id, made.sender = self.envelope.id, self.envelope.sender
+            made.recipients = [recipient.address for recipient in self.envelope.recipients]
+        self.transaction.recipient = self.recipient
+        return self.transaction
+
+    def again(self) -> None:
+        """Back to what was known after connect."""
+        self.forget()
+        self.helo, self.standing = "", self.origin.standing
+        if self.unmailed is not None:
+            self.unmailed.close()
+            self.unmailed = None
+
+    def refuse(self, refused: Refused) -> Reply:
+        """The one way out for every no: log it, count it, say where to ask."""
+        reply, envelope = refused.reply, self.envelope
+        mail = envelope.id if envelope is not None else None
+        rule, where = getattr(refused, "rule", ""), getattr(refused, "where", "")
+        log.event(
+            "refused",
+            session=self.id,
+            mail=mail,
+            client=self.client.ip,
+            helo=self.client.helo,
+            stage=self.stage,
+            sender=f"<{envelope.sender}>" if envelope is not None else None,
+            recipient=str(self.recipient) if self.recipient is not None else None,
+            reply=str(reply),
+            rule=rule,
+            where=where,
+            reason=refused.reason if refused.reason != str(reply) else None,
+        )
+        self.door.counts.refused += 1
+        if reply.enhanced == "5.5.6":
+            self.long_lines += 1
+            reply = reply if self.long_lines < 2 else reply.closing()
+        if reply.permanent:
+            self.errors += 1
+            if self.errors >= self.door.settings.smtp.max_errors and not self.client.trusted and not self.client.user:
+                reply = replies.TOO_MANY_ERRORS
+        about = mail or self.id
+        if rule and (self.client.trusted or self.door.settings.rules.explain):
+            about = f'{about}; rule "{rule}", {where}'
+        return reply.adding(f"({about})")
+
+    # -- what a client says, in the order it says it ----------------------------------------------------------------
+
+    def greet(self) -> None:
+        if self.door.listener.kind == "submissions":
+            self.encrypt()
+        self.patience(self.door.settings.smtp.command_timeout)
+        try:
+            said = self.ask("connect")
+            if self.stream.spoke():
+                raise Refused(replies.EARLY, "early_talker")
+        except Refused as refused:
+            # RFC 5321 3.1: instead of 220 only 554 may stand, or at any time 421; after 554 only QUIT is heard
+            reply, self.barred = refused.reply, True
+            if reply.permanent:
+                refused.reply = Reply(554, reply.enhanced, reply.text, close=reply.close)
+            else:
+                refused.reply = Reply(421, reply.enhanced, reply.text, close=True)
+            self.answer(self.refuse(refused))
+            return
+        if self.unmailed is not None:
+            self.origin = Origin(self.standing, dict(self.unmailed.vars), self.unmailed.relay)
+        self.answer(said if said is not None and said.code == 220 else self.door.greeting)
+
+    def turn(self) -> None:
+        """What comes after EHLO, DATA or STARTTLS depends on our answer (RFC 2920 3.1): nobody may have said it yet."""
+        if self.stream.buffered:
+            raise Refused(replies.EARLY, "pipelined past a turn")
+
+    def ehlo(self, rest: str) -> Reply:
+        return self.hello(rest, True)
+
+    def helo_(self, rest: str) -> Reply:
+        return self.hello(rest, False)
+
+    def hello(self, rest: str, extended: bool) -> Reply:
+        self.turn()
+        name = command.helo(rest)
+        self.again()
+        encrypted = bool(self.client.tls)
+        protocol = ("ESMTPS" if encrypted else "ESMTP") if extended else "SMTP"  # RFC 3848
+        self.client = msgspec.structs.replace(self.client, helo=name, protocol=protocol)
+        said = self.ask("helo")
+        self.helo = name
+        self.passage = trace.passage(self.client, self.door.settings.server.name)
+        if not extended:
+            return said or self.door.helo
+        if said is None:
+            return self.door.ehlo(encrypted)
+        return Reply(250, "", "\n".join([said.text, *self.door.offers(encrypted)]))
+
+    def starttls(self, rest: str) -> Reply | None:
+        if rest:
+            raise Refused("501 5.5.4 STARTTLS stands alone")
+        if self.client.tls:
+            raise Refused("503 5.5.1 TLS is on already")
+        if self.door.tls() is None:
+            raise Refused("502 5.5.1 TLS is not offered here")
+        self.turn()
+        self.stream.say(replies.READY.wire)
+        self.encrypt()
+        self.again()  # RFC 3207 4.2: what was said in clear is forgotten
+        return None
+
+    def encrypt(self) -> None:
+        context = self.door.tls()
+        assert context is not None
+        self.patience(TLS_TIMEOUT)
+        self.stream.start_tls(context, True)
+        self.client = msgspec.structs.replace(self.client, tls=self.stream.tls, helo="", protocol="SMTP")
+
+    def mail(self, rest: str) -> Reply:
+        door, client = self.door, self.client
+        if not self.helo:
+            raise Refused("503 5.5.1 Say EHLO first")
+        if self.envelope is not None:
+            raise Refused("503 5.5.1 One mail at a time: the sender is known")
+        self.stage = "mail"
+        if not client.tls and door.listener.tls is not None and door.listener.tls.policy == "required":
+            raise Refused("530 5.7.0 Say STARTTLS first")
+        if door.ours_only and not (client.trusted or client.user):
+            raise Refused("530 5.7.0 Authentication is required here")
+        sender, size, body = command.mail(rest)
+        if size > door.settings.smtp.max_size:
+            raise Refused(f"552 5.3.4 At most {door.settings.smtp.max_size} bytes")
+        if door.budget.full:
+            raise Refused(replies.BUSY)
+        self.numbers += 1
+        self.rules = door.rules()
+        self.envelope = Envelope(ids.mail(self.id, self.numbers), sender, [], client, body=body)
+        self.fate = self.standing
+        try:
+            return self.ask("mail") or replies.SENDER_OK
+        except Refused as refused:
+            reply = self.refuse(refused)
+            self.forget()
+            return reply
+
+    def rcpt(self, rest: str) -> Reply:
+        envelope = self.envelope
+        if envelope is None:
+            raise Refused("503 5.5.1 Say MAIL first")
+        self.stage = "rcpt"
+        try:
+            return self.take_recipient(envelope, rest)
+        except Refused:
+            self.refused_recipients += 1
+            raise
+
+    def take_recipient(self, envelope: Envelope, rest: str) -> Reply:
+        recipients, domains = envelope.recipients, self.door.domains
+        if len(recipients) >= self.door.settings.smtp.max_recipients:  # RFC 5321 4.5.3.1.10: 452, not 552
+            raise Refused("452 4.5.3 Enough recipients; send again for the others")
+        recipient = command.rcpt(rest)
+        if not recipient.domain:
+            recipient = Address("postmaster", domains.first or self.door.settings.server.name.lower())
+        self.recipient = recipient
+        said, relay = None, self.transaction is not None and self.transaction.relay
+        if "rcpt" in self.rules.stages:
+            transaction = self.facts()
+            before = transaction.relay
+            try:
+                said = self.ask("rcpt")
+                relay = transaction.relay
+            finally:
+                transaction.relay = before  # said for one recipient it is not said for the next
+        elif self.transaction is None and self.unmailed is not None:
+            relay = self.unmailed.relay
+        self.admit(recipient, relay)
+        if not recipients or all(recipient != known.address for known in recipients):
+            recipients.append(Recipient(recipient))
+            if self.transaction is not None:
+                self.transaction.recipients.append(recipient)
+        return said or replies.RECIPIENT_OK
+
+    def admit(self, recipient: Address, relay: bool) -> None:
+        """The server's own word on a recipient, which no rule can soften but with relay()."""
+        domains, local = self.door.domains, recipient.local_part
+        relay = relay or self.client.trusted or bool(self.client.user)
+        if domains.find(recipient.domain) is None:
+            if not relay:
+                raise Refused("554 5.7.1 We do not relay for you")
+            return
+        if local.startswith("-"):  # to many a program that is handed an address, an option
+            raise Refused("501 5.1.3 That is not a mailbox")
+        if not relay and any(c in local for c in "@%!") and not domains.lists(recipient):
+            raise Refused("554 5.7.1 We do not relay for you")  # victim%elsewhere@us and its kin
+        if not domains.knows(recipient):
+            raise Refused("550 5.1.1 There is no such mailbox")
+
+    def data(self, rest: str) -> Reply:
+        self.turn()
+        envelope = self.envelope
+        if rest:
+            raise Refused("501 5.5.4 DATA stands alone")
+        if envelope is None:
+            raise Refused("503 5.5.1 Say MAIL first")
+        if not envelope.recipients:
+            raise Refused("554 5.5.1 No recipient was taken" if self.refused_recipients else "503 5.5.1 Say RCPT first")
+        try:
+            self.ask("data")
+            if self.door.budget.full:
+                raise Refused(replies.BUSY)
+            reply = Arrival(self, envelope).take()
+            self.mails, self.junk = self.mails + 1, 0
+        except Refused as refused:
+            reply = self.refuse(refused)
+        self.forget()
+        return reply
+
+    def rset(self, rest: str) -> Reply:
+        self.forget()
+        return self.chatter(replies.OK)
+
+    def noop(self, rest: str) -> Reply:
+        return self.chatter(replies.OK)
+
+    def vrfy(self, rest: str) -> Reply:
+        return self.chatter(replies.MAYBE)  # RFC 5321 7.3: nobody learns who exists
+
+    def expn(self, rest: str) -> Reply:
+        raise Refused("502 5.5.1 That is not offered here")
+
+    def help(self, rest: str) -> Reply:
+        return self.chatter(replies.HELP)
+
+    def chatter(self, reply: Reply) -> Reply:
+        """A command that brings no mail nearer."""
+        self.junk += 1
+        return reply if self.junk <= self.door.settings.smtp.max_junk else replies.TOO_MUCH_JUNK
+
+    def quit(self, rest: str) -> Reply:
+        self.over = True
+        return replies.BYE
+
+    def unknown(self, verb: str) -> Refused:
+        if verb in command.HTTP:
+            return Refused(replies.HTTP, "http")
+        if verb == "BDAT":  # what follows is a mail, and must not be run
+            return Refused(replies.NO_CHUNKS)
+        if verb in ("AUTH", "TURN", "ATRN", "ETRN"):
+            return Refused("502 5.5.1 That is not offered here")
+        if verb in ("XCLIENT", "XFORWARD"):
+            return Refused("550 5.7.1 Not from you")
+        return Refused("500 5.5.1 There is no such command")
+
+
+COMMANDS: dict[str, Callable[[Session, str], Reply | None]] = {
+    "EHLO": Session.ehlo,
+    "HELO": Session.helo_,
+    "STARTTLS": Session.starttls,
+    "MAIL": Session.mail,
+    "RCPT": Session.rcpt,
+    "DATA": Session.data,
+    "RSET": Session.rset,
+    "NOOP": Session.noop,
+    "VRFY": Session.vrfy,
+    "EXPN": Session.expn,
+    "HELP": Session.help,
+    "QUIT": Session.quit,
+}
