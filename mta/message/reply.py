@@ -58,6 +58,8 @@ class Reply:
     def wire(self) -> bytes:
         """What goes over the wire; control characters become "?", so a reply can never become two."""
         head = f"{self.enhanced} " if self.enhanced else ""
+        if len(self.text) < 400 and self.text.isascii() and self.text.isprintable():  # nearly always
+            return f"{self.code} {head}{self.text}\r\n".encode()
         room = _LINE - len(f"{self.code} {head}\r\n")
         lines: list[bytes] = []
         for line in self.text.split("\n"):

@@ -1,12 +1,12 @@
 """Who waits for the network, and until when: one table and one coarse timer for a whole process.
 
-A timer object for every read costs 31 us; a line in this table costs nothing one can measure. Who waits stands in the
-table exactly as long as it waits: `Wait.until()` enters itself, hands over to the loop, and strikes itself out in
-`finally`. A timer that fires therefore finds only waits that are still waits, and a deadline can never reach a
-greenlet that is elsewhere, in `spool.commit` for one.
+A timer object for every read costs 31 us; a deadline in this table costs nothing one can measure. A connection stands
+in the table as long as it is open; its `greenlet` is set exactly while it waits: `Wait.until()` sets it, hands over to
+the loop, and clears it in `finally`. A timer that fires therefore finds only waits that are still waits, and a deadline
+can never reach a greenlet that is elsewhere, in `spool.commit` for one.
 
-    waiting   in the table, greenlet parked    -> ready (the watcher fires) | TimedOut | woken (`wake`)
-    elsewhere not in the table                 -> nothing can reach it; its deadline counts at its next wait
+    waiting   `greenlet` set, parked in the loop -> ready (the watcher fires) | TimedOut | woken (`wake`)
+    elsewhere `greenlet` None                    -> nothing can reach it; its deadline counts at its next wait
 """
 
 from __future__ import annotations
@@ -28,24 +28,25 @@ class TimedOut(Exception):
 class Wait:
     """One greenlet's wait for one socket. `deadline` is on the monotonic clock."""
 
-    __slots__ = ("deadline", "greenlet")
+    __slots__ = ("_hub_wait", "deadline", "greenlet")
 
     def __init__(self) -> None:
         self.deadline = float("inf")
         self.greenlet: Any = None
+        self._hub_wait = get_hub().wait
+        TABLE.add(self)
 
     def until(self, watcher: Any) -> None:
         """Park this greenlet until the watcher fires. Raises TimedOut, or what `wake` was given."""
-        table = TABLE
-        if table.timer is None:
-            table.start()
         self.greenlet = getcurrent()
-        table.waits.add(self)
         try:
-            get_hub().wait(watcher)
+            self._hub_wait(watcher)
         finally:
-            table.waits.discard(self)
             self.greenlet = None
+
+    def close(self) -> None:
+        """There will be no more waiting."""
+        TABLE.waits.discard(self)
 
     @property
     def waiting(self) -> bool:
@@ -61,14 +62,19 @@ class Wait:
 
 
 class Table:
-    """All waits of a process. `tick`: seconds between two looks, so a deadline is late by that much at most."""
+    """All connections of a process. `tick`: seconds between two looks, so a deadline is late by that much at most."""
 
     def __init__(self, tick: float = 1.0) -> None:
         self.tick = tick
         self.waits: set[Wait] = set()
         self.timer: Any = None
 
-    def start(self) -> None:
+    def add(self, wait: Wait) -> None:
+        self.waits.add(wait)
+        if self.timer is None:
+            self._start()
+
+    def _start(self) -> None:
         self.timer = get_hub().loop.timer(self.tick, self.tick, ref=False)
         self.timer.start(self.look, update=True)
 
@@ -77,13 +83,14 @@ class Table:
         old, self.tick = self.tick, tick
         if self.timer is not None:
             self.timer.close()
-            self.timer = None
+            self._start()
         return old
 
     def look(self) -> None:
         now = clock.monotonic()
         for wait in [wait for wait in self.waits if wait.deadline <= now]:
-            wait._throw(TimedOut())  # it looks again whether this still waits: the one before may have ended it
+            if wait.deadline <= now:  # the one before may have ended this wait
+                wait._throw(TimedOut())
 
 
 TABLE = Table()

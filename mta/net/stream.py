@@ -372,6 +372,7 @@ class Stream:
                 self._sock.send(self._sealed(b""))
         except (OSError, ssl.SSLError):
             pass
+        self._wait.close()
         self._reads.close()
         if self._writes is not None:
             self._writes.close()

@@ -40,7 +40,7 @@ class Content:
         self._held = b""
         dot = raw.find(b"\r\n.")
         if dot >= 0:
-            end = raw.find(b"\r\n.\r\n", dot)
+            end = dot if raw.startswith(b"\r\n.\r\n", dot) else raw.find(b"\r\n.\r\n", dot)
             if end >= 0:
                 raw, rest = raw[: end + 2], raw[end + 5 :]
             elif raw.endswith((b"\r\n.\r", b"\r\n.", b"\r")):
@@ -48,7 +48,7 @@ class Content:
         elif raw.endswith(b"\r"):
             raw = self._hold(raw, 1)
         self._fresh = raw.endswith(b"\r\n")
-        if dot >= 0:
+        if 0 <= dot < len(raw) - 2:
             raw = raw.replace(b"\r\n.", b"\r\n")
         whole = raw.count(b"\r\n")
         if raw.count(b"\n") != whole or raw.count(b"\r") != whole or b"\0" in raw:
