@@ -176,7 +176,7 @@ class DurableStore:
         self._hand_over(_ROTATE)
         number = offload.run(self._files.begin_snapshot)
         doubt = set(self._doubt)
-        keys, buckets = [*self.memory.keys(), *doubt], list(self.memory.buckets.items())
+        keys, buckets = [*self.memory.names(), *doubt], list(self.memory.buckets.items())
         for at in range(0, len(keys), _PIECE):
             offload.run(self._files.add_snapshot, number, [self._change(key) for key in keys[at : at + _PIECE]])
         for at in range(0, len(buckets), _PIECE):

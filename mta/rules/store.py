@@ -181,7 +181,7 @@ class MemoryStore:
             return None
         return entry
 
-    def keys(self) -> list[str]:
+    def names(self) -> list[str]:
         return list(self._entries)
 
     def restore(self, key: str, entry: Entry | None) -> None:
@@ -272,7 +272,7 @@ class MemoryStore:
 
     def __iter__(self) -> Iterator[tuple[str, Entry]]:
         """All that has not expired."""
-        for key in self.keys():
+        for key in self.names():
             entry = self.entry(key)
             if entry is not None:
                 yield key, entry
