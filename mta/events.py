@@ -59,6 +59,14 @@ EVENTS: dict[str, Event] = {
     "store_recovered": Event("info", "keys changes ms", "The store was read from its files."),
     "store_damaged": Event("error", "file offset size", "Bytes of the store that are no record were stepped over."),
     "store_failed": Event("error", "reason", "The store cannot be written; what rules ask of it fails."),
+    "service_called": Event(
+        "debug", "session mail stage rule where service code signal ms", "A rule asked a service and had its answer."
+    ),
+    "service_failed": Event(
+        "error",
+        "session mail stage rule where service code signal ms reason said fault",
+        "A service could not be asked; `said` is what it wrote to stderr, `fault` what its setting decides.",
+    ),
     # spool
     "spool_recovered": Event("info", "writer mails bytes ms", "A folder left by another process was taken over."),
     "spool_damaged": Event("error", "writer segment offset reason", "Bytes that are no record were stepped over."),

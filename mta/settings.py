@@ -6,9 +6,9 @@ a default. Durations are seconds in here and "30s", "5m", "2h", "5d" in the file
 
 from __future__ import annotations
 
+import _socket
 import dataclasses
 import os
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -51,11 +51,24 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def host_name() -> str:
+    """This machine's full name, as far as it knows it."""
+    name = _socket.gethostname()
+    if "." in name:
+        return name
+    try:  # through _socket: the master has no loop, and gevent's resolver would start one
+        found = _socket.getaddrinfo(name, None, 0, 0, 0, _socket.AI_CANONNAME)
+    except OSError:
+        return name
+    canonical = str(found[0][3])
+    return canonical if "." in canonical else name
+
+
 @dataclass(frozen=True)
 class Server:
     """Who we are."""
 
-    name: str = opt(socket.getfqdn, "The name in the greeting, in EHLO and in Received.", example="mx.example.test")
+    name: str = opt(host_name, "The name in the greeting, in EHLO and in Received.", example="mx.example.test")
     trusted: list[str] = opt(lambda: ["127.0.0.0/8", "::1"], "Networks whose clients may relay without AUTH.")
     workers: int = opt(cores, "Worker processes; by default one per core.", positive, example=2)
     drain: float = opt(30.0, "At a stop, how long open sessions and deliveries may take.", positive, unit="seconds")
@@ -194,6 +207,28 @@ class Route:
 
 
 @dataclass(frozen=True)
+class Service:
+    """A helper outside us which rules ask by its name: service.NAME(...)."""
+
+    type: str = opt("program", "program.", one_of("program"))
+    fault: str = opt(
+        "defer",
+        "It cannot be asked: defer (451), deny (554), or ignore (the rule goes on).",
+        one_of("defer", "deny", "ignore"),
+    )
+    timeout: float = opt(30.0, "For one call.", positive, unit="seconds")
+    concurrency: int = opt(10, "Calls of one worker under way at once; the next wait.", positive)
+    arguments: list[str] = opt(list, 'The program and its arguments; "--from={sender}" holds a fact of the mail.')
+    environment: list[str] = opt(list, '"NAME=value"; without it only PATH and LANG are set.')
+    stdin: str = opt(
+        "none", "What it reads: mail, part, text (of the call), or none.", one_of("mail", "part", "text", "none")
+    )
+    codes: list[int] = opt(list, "Exit codes that are answers; any other is a fault. Empty: all are answers.")
+    output: int = opt(64 << 10, "How much of its stdout, and of its stderr, is kept.", positive, unit="bytes")
+    folder: str = opt("/", "The folder it runs in.", unit="path")
+
+
+@dataclass(frozen=True)
 class Settings:
     """The whole file."""
 
@@ -207,3 +242,4 @@ class Settings:
     dns: Dns = opt(Dns, "")
     domain: dict[str, Domain] = opt(dict, "")
     route: dict[str, Route] = opt(dict, "")
+    service: dict[str, Service] = opt(dict, "")
