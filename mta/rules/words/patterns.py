@@ -85,14 +85,14 @@ def match(pattern: str, text: str, init: int = 1) -> tuple[str | bool, ...] | No
 
 
 @word
-def replace(pattern: str, text: str, by: str, limit: int = MAX_MATCHES) -> tuple[str, int]:
-    """The text with occurrences replaced, and how many. In `by`: %0 the occurrence, %1 to %9 captures, %% a %."""
+def replace(pattern: str, text: str, by: str, limit: int = 0) -> tuple[str, int]:
+    """The text with occurrences replaced, and how many (limit 0: all). In `by`: %0 the whole, %1-%9 captures, %% is %."""
     compiled, raw = _for(pattern, text)
     parts = _template(by, compiled.groups)
     out: list[bytes] = []
     at = count = size = 0
     for found in compiled.finditer(raw):
-        if count >= limit:
+        if count == limit > 0:
             break
         if count >= MAX_MATCHES:
             raise ValueError(f"more than {MAX_MATCHES} occurrences; give a limit")

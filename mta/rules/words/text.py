@@ -14,6 +14,9 @@ from mta.rules.words import to_bytes, to_text, word
 _DIGESTS = ("md5", "sha1", "sha256", "sha384", "sha512")
 
 
+_NO_CHARSETS = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined")  # codecs; some are quadratic
+
+
 def _named(name: str) -> str:
     if name not in _DIGESTS:
         raise ValueError(f"no digest {name[:20]!r}; there are {', '.join(_DIGESTS)}")
@@ -81,6 +84,9 @@ def equal(one: str, other: str) -> bool:
 @word
 def decode(text: str, charset: str) -> str:
     """UTF-8 of a text in another charset; what cannot be read becomes U+FFFD."""
+    name = charset.lower().replace("_", "-")
+    if name in _NO_CHARSETS:
+        raise ValueError(f"{charset!r} is no charset of mail")
     try:
         return to_text(to_bytes(text).decode(charset, "replace").encode("utf-8", "replace"))
     except LookupError:
