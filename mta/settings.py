@@ -162,6 +162,16 @@ class Rules:
     memory: int = opt(64 << 20, "Lua memory of a worker above which new stages wait.", positive, unit="bytes")
     growth: int = opt(16 << 20, "Lua memory one stage may add.", positive, unit="bytes")
     wall: float = opt(30.0, "For one stage, waits included.", positive, unit="seconds")
+    lists: str = opt("lists", "Folder of the lists and maps rules may read.", unit="path")
+    env: list[str] = opt(list, "Variables of the environment rules may read.")
+
+
+@dataclass(frozen=True)
+class Store:
+    """What the rules of all workers remember together: store and rate."""
+
+    path: str = opt("store", "The folder. It must be on a local disk.", unit="path")
+    memory: int = opt(64 << 20, "Memory it may take; when it is full, new keys fail.", positive, unit="bytes")
 
 
 @dataclass(frozen=True)
@@ -238,6 +248,7 @@ class Settings:
     spool: Spool = opt(Spool, "")
     queue: Queue = opt(Queue, "")
     rules: Rules = opt(Rules, "")
+    store: Store = opt(Store, "")
     log: Log = opt(Log, "")
     dns: Dns = opt(Dns, "")
     domain: dict[str, Domain] = opt(dict, "")

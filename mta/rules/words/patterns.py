@@ -86,7 +86,7 @@ def match(pattern: str, text: str, init: int = 1) -> tuple[str | bool, ...] | No
 
 @word
 def replace(pattern: str, text: str, by: str, limit: int = 0) -> tuple[str, int]:
-    """The text with occurrences replaced, and how many (limit 0: all). In `by`: %0 the whole, %1-%9 captures, %% is %."""
+    """The text with occurrences replaced, and how many; limit 0: all. `by`: %0 all of it, %1-%9 captures, %% is %."""
     compiled, raw = _for(pattern, text)
     parts = _template(by, compiled.groups)
     out: list[bytes] = []
