@@ -214,17 +214,18 @@ class Session:
         known, client = self.unmailed, self.client
         if known is None:
             known = self.unmailed = Transaction(
-                session=self.id, client=client, server=self.door.settings.server.name, listener=client.listener
+                self.id, client, server=self.door.settings.server.name, listener=client.listener, trusted=client.trusted
             )
-            known.trusted, known.relay = client.trusted, self.origin.relay
             known.vars.update(self.origin.vars or {})
+            if self.origin.relay:
+                known.allow_relay("connect")
         if self.envelope is None:
             known.client, known.helo, known.user = client, client.helo, client.user
             return known
         if self.transaction is None:
             known.client, known.helo, known.user = client, client.helo, client.user
-            self.transaction = made = known.mail()
-            made.mail_id, made.sender = self.envelope.id, self.envelope.sender
+            self.transaction = made = known.mail(self.envelope.id)
+            made.sender = self.envelope.sender
             made.recipients = [recipient.address for recipient in self.envelope.recipients]
         self.transaction.recipient = self.recipient
         return self.transaction
