@@ -116,6 +116,17 @@ def read(path: str | os.PathLike[str]) -> Config:
     return Config(settings, path, reader.lines)
 
 
+def run_folder(path: Path) -> str:
+    """server.run alone, so that a server can be asked and stopped while its file has mistakes. Raises ConfigError."""
+    try:
+        table = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return read(path).settings.server.run  # says what is wrong
+    server = table.get("server")
+    run = server.get("run", "run") if isinstance(server, dict) else "run"
+    return os.path.join(os.path.abspath(path.parent), str(run))
+
+
 def line_numbers(text: str) -> dict[Key, int]:
     """Where each table and key of a TOML document stands (first line is 1)."""
     found: dict[Key, int] = {}
@@ -202,20 +213,30 @@ class _Reader:
     def table(self, kind: Any, given: Any, at: Key) -> Any:
         if not isinstance(given, dict):
             self.complain(at, f"{at[-1]} must be a table")
-            return kind()
+            given = {}
         hints = typing.get_type_hints(kind)
         fields = {field.name: field for field in dataclasses.fields(kind)}
         made = {}
         for key, value in given.items():
             here = (*at, key)
-            missing = NOT_BUILT.get(".".join(str(k) for k in here))
-            if missing:
-                self.complain(here, missing)
-            elif key not in fields:
-                self.complain(here, unknown(key, list(fields), "setting" if at else "section"))
+            if key not in fields:
+                missing = NOT_BUILT.get(".".join(map(str, here)))
+                self.complain(here, missing or unknown(key, list(fields), "setting" if at else "section"))
             else:
                 made[key] = self.value(hints[key], value, here, fields[key].metadata)
+        for key, field in fields.items():
+            if key not in made and key not in given:
+                if dataclasses.is_dataclass(hints[key]):
+                    made[key] = self.table(hints[key], {}, (*at, key))
+                elif field.metadata["unit"] == "path":
+                    made[key] = self.beside(default(field), field.metadata)
         return kind(**made)
+
+    def beside(self, path: Any, about: Any) -> Any:
+        """A path, or a list of them, beside the file it stands in."""
+        if isinstance(path, list):
+            return [self.beside(one, about) for one in path]
+        return os.path.join(os.path.abspath(self.path.parent), path) if path and path not in about["words"] else path
 
     def value(self, kind: Any, given: Any, at: Key, about: Any) -> Any:
         origin, inner = typing.get_origin(kind), typing.get_args(kind)
@@ -230,7 +251,8 @@ class _Reader:
             return {name.lower(): self.table(inner[1], below, (*at, name)) for name, below in given.items()}
         if origin is list:
             if not isinstance(given, list):
-                self.complain(at, f"{at[-1]} must be a list" if inner[0] is str else f"write [[{at[-1]}]]")
+                sections = dataclasses.is_dataclass(inner[0])
+                self.complain(at, f"write [[{at[-1]}]]" if sections else f"{at[-1]} must be a list")
                 return []
             return [
                 self.value(inner[0], value, (*at, n) if dataclasses.is_dataclass(inner[0]) else at, about)
@@ -256,14 +278,14 @@ class _Reader:
             extra = {"seconds": ' (seconds) or a duration like "30s"', "bytes": ' (bytes) or a size like "10M"'}
             self.complain(at, f"{at[-1]} must be {wanted}{extra.get(unit, '')}")
             return given
-        missing = NOT_BUILT_VALUES.get((str(at[-1]), given)) if kind is str else None
-        if not missing and at[:2] == ("log", "to") and given.startswith(NOT_BUILT_LOGS):
+        missing = NOT_BUILT_VALUES.get((str(at[-1]), str(given)))
+        if at[:2] == ("log", "to") and str(given).startswith(NOT_BUILT_LOGS):
             missing = f"logging to {given} is not built yet"
         complaint = missing or (about["check"](given) if about["check"] else None)
         if complaint:
             self.complain(at, complaint if missing else f"{at[-1]} {complaint}")
-        elif unit == "path" and given and given not in about["words"]:
-            return os.path.join(os.path.abspath(self.path.parent), given)
+        elif unit == "path":
+            return self.beside(given, about)
         return given
 
     def whole(self, settings: Settings) -> None:
@@ -303,10 +325,9 @@ class _Reader:
             self.complain((*at, "address"), str(error))
         tls = listener.tls
         if tls is None and listener.kind == "submissions":
-            self.complain((*at, "kind"), "submissions speaks TLS at once: give it tls = { certificate = ..., key = ... }")
-        for name in ("certificate", "key"):
-            if tls is not None and not getattr(tls, name):
-                self.complain((*at, "tls"), f"tls needs a {name}")
+            self.complain((*at, "kind"), "submissions speaks TLS at once: add tls = { certificate = ..., key = ... }")
+        if tls is not None and not tls.certificate:
+            self.complain((*at, "tls"), "tls needs a certificate")
 
     def place(self, place: Domain | Route, at: Key) -> None:
         if at[-1] != "*":
@@ -324,6 +345,10 @@ class _Reader:
             parse_domain(name)
         except Refused:
             self.complain(at, f"{name!r} is not a domain name")
+
+
+def default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def section(at: Key) -> str:

@@ -35,29 +35,51 @@ def _now() -> str:
     return f"{_second[1]}.{int((now - whole) * 1e6):06d}Z"
 
 
-def files(to: list[str]) -> Sink:
-    """A sink that appends to files ("stdout:" and "stderr:" are themselves), one write each. Raises OSError."""
-    fds = [
-        {"stdout:": 1, "stderr:": 2}[name]
-        if name in ("stdout:", "stderr:")
-        else os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
-        for name in to
-    ]
+class Files:
+    """A sink that appends to files ("stdout:" and "stderr:" are themselves), one write each. Raises OSError.
 
-    def write(lines: bytes) -> None:
-        for fd in fds:
+    A file that was renamed or removed (logrotate) is opened again within a second.
+    """
+
+    STANDARD = {"stdout:": 1, "stderr:": 2}  # noqa: RUF012
+
+    def __init__(self, to: list[str]) -> None:
+        self._fds = {name: self._open(name) for name in to}
+        self._looked = time.monotonic()
+
+    def __call__(self, lines: bytes) -> None:
+        if time.monotonic() - self._looked >= 1.0:
+            self._looked = time.monotonic()
+            self._follow()
+        for fd in self._fds.values():
             rest = lines
             while rest:
                 rest = rest[os.write(fd, rest) :]
 
-    return write
+    def _open(self, name: str) -> int:
+        if name in self.STANDARD:
+            return self.STANDARD[name]
+        return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+
+    def _follow(self) -> None:
+        for name, fd in self._fds.items():
+            if name in self.STANDARD:
+                continue
+            try:
+                there, here = os.stat(name), os.fstat(fd)
+                same = (there.st_ino, there.st_dev) == (here.st_ino, here.st_dev)
+            except FileNotFoundError:
+                same = False
+            if not same:
+                self._fds[name] = self._open(name)
+                os.close(fd)
 
 
 class Log:
     """One process's log."""
 
     def __init__(self) -> None:
-        self.sink: Sink = files(["stderr:"])
+        self.sink: Sink = Files(["stderr:"])
         self.schedule: Callable[[Callable[[], None]], Any] | None = None  # run this once, soon
         self.level = LEVELS["info"]
         self.lost = 0
@@ -76,7 +98,11 @@ class Log:
             text = _encode(line)
         except (TypeError, ValueError, UnicodeEncodeError):  # lone surrogates and the like: never lose the line
             text = _encode({k: repr(v) if isinstance(v, str) and not v.isascii() else v for k, v in line.items()})
-        self._lines.append(text + b"\n")
+        self.line(text + b"\n")
+
+    def line(self, text: bytes) -> None:
+        """Write one line that is JSON already."""
+        self._lines.append(text)
         if self.schedule is None:
             self.flush()
         elif len(self._lines) == 1:

@@ -106,6 +106,16 @@ class Listening:
             raise ListenError(f"{configured}: {_why(error, port)}") from None
         return Bound(configured, made, False)
 
+    def back_to(self, bound: list[tuple[Listener, Bound]]) -> None:
+        """A reload was given up: close what was bound for it."""
+        kept = {have.configured: have for _, have in bound}
+        for configured, now in self._bound.items():
+            before = kept[configured].sockets if configured in kept else []
+            if not now.shared:
+                for made in now.sockets[len(before) :]:
+                    made.close()
+        self._bound = kept
+
     def forget(self, listeners: list[Listener]) -> None:
         """Close what no listener names any more; call it when the workers that watched it are gone."""
         for gone in set(self._bound) - {listener.address for listener in listeners}:

@@ -1,4 +1,4 @@
-"""What systemd and we say to each other: sockets it hands over, readiness, the watchdog (sd_notify(3), sd_listen_fds(3))."""
+"""What systemd and we say to each other: sockets, readiness, the watchdog (sd_notify(3), sd_listen_fds(3))."""
 
 from __future__ import annotations
 
@@ -59,3 +59,15 @@ def watchdog() -> float | None:
 def reloading() -> None:
     """RELOADING=1, with the time systemd 253 and later want beside it."""
     notify(RELOADING=1, MONOTONIC_USEC=time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000)
+
+
+_alive_at = 0.0
+
+
+def alive(now: float) -> None:
+    """WATCHDOG=1 three times an interval; `now` is time.monotonic()."""
+    global _alive_at
+    every = watchdog()
+    if every is not None and now >= _alive_at:
+        _alive_at = now + every / 3
+        notify(WATCHDOG=1)

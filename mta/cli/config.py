@@ -1,0 +1,250 @@
+"""Check, show and explain the configuration, and print a sample of it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import textwrap
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+from mta import config
+from mta.cli import telling
+from mta.settings import Listener, Settings
+
+# What a server of the system has elsewhere than beside its file (systemd/mta.service makes these folders).
+INSTALLED = {
+    ("server", "run"): "/run/mta",
+    ("spool", "path"): "/var/lib/mta/spool",
+    ("log", "to"): ["/var/log/mta/mta.log"],
+    ("domain", "path"): "/var/lib/mta/mail/{domain}/{local_part}",
+}
+
+HEAD = """\
+# The configuration of mta: facts. Decisions are written in Lua, in the folder [rules] names.
+# A line that is commented out shows the default. Durations: "30s", "5m", "2h", "5d". Sizes: "500K", "10M", "2G".
+# Relative paths lie beside this file. "mta config check" checks it, "mta reload" puts it in force.
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs.add_parser("check", help="read it, its certificates and its rules, and say what is wrong")
+    show = verbs.add_parser("show", help="every value, and where it comes from")
+    show.add_argument("--changed", action="store_true", help="only what the file sets")
+    telling.json_option(show)
+    explain = verbs.add_parser("explain", help="what a setting means")
+    explain.add_argument("key", nargs="?", help="like smtp.max_size, or smtp; without it all of them")
+    sample = verbs.add_parser("sample", help="print a sample with every setting")
+    sample.add_argument("--installed", action="store_true", help="with the places of an installed system")
+
+
+def run(given: argparse.Namespace) -> int:
+    if given.verb == "sample":
+        print(sample(INSTALLED if given.installed else {}), end="")
+        return telling.FINE
+    if given.verb == "explain":
+        return _explain(given.key)
+    if given.verb == "show":
+        return _show(given)
+    return _check(given)
+
+
+def _check(given: argparse.Namespace) -> int:
+    made = telling.configuration(given)
+    settings = made.settings
+    wrong = [*_certificates(settings), *_rules(settings), *_users(settings)]
+    for complaint in wrong:
+        print(complaint)
+    if not wrong:
+        print(f"{made.path}: fine")
+    return telling.FINDING if wrong else telling.FINE
+
+
+def _certificates(settings: Settings) -> Iterator[str]:
+    from mta.daemon.generation import contexts
+
+    try:
+        contexts(settings, {})
+    except (ValueError, OSError) as error:
+        yield str(error)
+
+
+def _rules(settings: Settings) -> Iterator[str]:
+    from mta.rules.engine import Rules, RulesError
+    from mta.rules.world import FakeWorld
+
+    try:
+        Rules.load(settings.rules, FakeWorld())
+    except RulesError as error:
+        yield str(error)
+
+
+def _users(settings: Settings) -> Iterator[str]:
+    for name, domain in settings.domain.items():
+        if domain.users not in ("any", "passwd"):
+            try:
+                with open(domain.users, "rb"):
+                    pass
+            except OSError as error:
+                yield f'[domain."{name}"] users: {domain.users}: {error.strerror}'
+
+
+# -- show ------------------------------------------------------------------------------------------------------------
+
+
+def _show(given: argparse.Namespace) -> int:
+    made = telling.configuration(given, quiet=given.json)
+    for section, at, values in tables(made.settings):
+        shown = []
+        for name, value in values.items():
+            line = made.lines.get((*at, name))
+            if line or not given.changed:
+                shown.append((name, value, f"{made.path}:{line}" if line else "default"))
+        if given.json:
+            for name, value, origin in shown:
+                telling.print_json({"section": section, "key": name, "value": value, "from": origin})
+        elif shown:
+            print(section)
+            for name, value, origin in shown:
+                print(f"{name} = {toml(value):<40} {telling.paint(f'# {origin}', 'dim')}".rstrip())
+            print()
+    return telling.FINE
+
+
+def tables(settings: Settings) -> Iterator[tuple[str, config.Key, dict[str, Any]]]:
+    """(heading, key, values) of each section of some settings."""
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if isinstance(value, list):
+            for n, one in enumerate(value):
+                yield f"[[{field.name}]]", (field.name, n), _values(one)
+        elif isinstance(value, dict):
+            for name, one in value.items():
+                yield f'[{field.name}."{name}"]', (field.name, name), _values(one)
+        else:
+            yield f"[{field.name}]", (field.name,), _values(value)
+
+
+def _values(section: Any) -> dict[str, Any]:
+    return {
+        field.name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+        for field in dataclasses.fields(section)
+        if (value := getattr(section, field.name)) is not None
+    }
+
+
+def toml(value: Any) -> str:
+    """A value as it is written in the file."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{name} = {toml(inner)}" for name, inner in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    if isinstance(value, float):
+        return f"{value:g}" if value != int(value) else str(int(value))
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else str(value)
+
+
+# -- explain ---------------------------------------------------------------------------------------------------------
+
+
+def _explain(key: str | None) -> int:
+    known = {f"{section}.{field.name}": (kind, field) for section, kind in sections() for field in kind_fields(kind)}
+    wanted = [name for name in known if key in (None, name, name.partition(".")[0])]
+    if not wanted:
+        near = difflib.get_close_matches(key or "", known, 1, 0.5)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise telling.Failed(f"there is no setting {key}{hint}", telling.NOT_FOUND)
+    for name in wanted:
+        kind, field = known[name]
+        print(telling.paint(name, "bold"))
+        print(textwrap.fill(field.metadata["meaning"], 100, initial_indent="    ", subsequent_indent="    "))
+        print(f"    {_kind(kind, field)}, by default {_default(field)}\n")
+    return telling.FINE
+
+
+def sections() -> Iterator[tuple[str, Any]]:
+    """Each section's name and class."""
+    hints = typing.get_type_hints(Settings)
+    for field in dataclasses.fields(Settings):
+        kind = hints[field.name]
+        inner = typing.get_args(kind)
+        yield field.name, inner[-1] if inner else kind
+
+
+def kind_fields(kind: Any) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(kind)
+
+
+def _kind(kind: Any, field: dataclasses.Field[Any]) -> str:
+    hint = typing.get_type_hints(kind)[field.name]
+    units = {"seconds": "a duration", "bytes": "a size", "path": "a path"}
+    names = {str: "text", int: "a whole number", float: "a number", bool: "true or false", list[str]: "a list of texts"}
+    if hint == list[str] and field.metadata["unit"] == "path":
+        return "a list of paths"
+    return units.get(field.metadata["unit"]) or names.get(hint, "a table")
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    if field.metadata["example"] is not None:
+        return f"this machine's (like {toml(field.metadata['example'])})"
+    value = config.default(field)
+    return "none" if value in (None, "") else _written(field, value)
+
+
+def _written(field: dataclasses.Field[Any], value: Any) -> str:
+    """A default in the words of the file: 300 seconds as "5m"."""
+    unit = field.metadata["unit"]
+    if unit == "seconds":
+        for letter, size in (("d", 86400), ("h", 3600), ("m", 60)):
+            if value and value % size == 0:
+                return f'"{value // size:g}{letter}"'
+        return f'"{value:g}s"'
+    if unit == "bytes":
+        for letter, size in (("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10)):
+            if value and value % size == 0 and value // size < 10_000:
+                return f'"{value // size}{letter}"'
+    return toml(value)
+
+
+# -- sample ----------------------------------------------------------------------------------------------------------
+
+SHOWN: dict[str, dict[str, Any]] = {  # what is not commented out, so that the sample works as it is
+    "server": {"name": "mx.example.test"},
+    "listener": {"address": "[::]:25", "kind": "relay"},
+    "domain": {"users": "any", "transport": "maildir", "path": "mail/{domain}/{local_part}"},
+}
+NAMES = {"domain": "example.test", "route": "*", "service": "example"}  # sections that come once for each name
+
+
+def sample(places: dict[tuple[str, str], Any] | None = None) -> str:
+    """conf/mta.toml: every setting with its meaning and default. `places`: values to write out."""
+    places = places or {}
+    lines = [HEAD]
+    for section, kind in sections():
+        shown = SHOWN.get(section, {}) | {key: value for (where, key), value in places.items() if where == section}
+        off = "# " if section in NAMES and section not in SHOWN else ""
+        heading = f'[{section}."{NAMES[section]}"]' if section in NAMES else f"[{section}]"
+        lines.append(f"# {kind.__doc__}" + (" One section for each." if kind is Listener or section in NAMES else ""))
+        lines.append(f"{off}[[{section}]]" if kind is Listener else off + heading)
+        for field in kind_fields(kind):
+            lines += textwrap.wrap(field.metadata["meaning"], 100, initial_indent="# ", subsequent_indent="# ")
+            if field.name in shown:
+                lines.append(f"{field.name} = {toml(shown[field.name])}")
+            else:
+                lines.append(f"# {field.name} = {_sample_value(field)}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _sample_value(field: dataclasses.Field[Any]) -> str:
+    if field.metadata["example"] is not None:
+        return toml(field.metadata["example"])
+    if field.name == "tls":
+        return '{ certificate = "tls/fullchain.pem", key = "tls/key.pem", policy = "optional" }'
+    return _written(field, config.default(field))

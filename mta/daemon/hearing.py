@@ -1,0 +1,80 @@
+"""A child's side of things all children have: the master's words, its pulse, unix sockets that answer calls."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Container
+from typing import Any
+
+import gevent
+import gevent.socket
+from gevent import get_hub
+from gevent.server import StreamServer
+
+from mta import settings
+from mta.daemon import channel, logs
+from mta.daemon.channel import Channel
+from mta.daemon.control import Near
+from mta.net import calls
+
+PULSE = 0.2  # seconds
+SIGNALS = {signal.SIGCHLD, signal.SIGIO, signal.SIGHUP, signal.SIGTERM, signal.SIGINT}
+
+
+def begin(log: settings.Log, beat: Callable[[], None], on_term: Callable[[], None]) -> None:
+    """First thing after the fork: a loop of our own, a pulse, our own signals."""
+    gevent.reinit()  # type: ignore[no-untyped-call]
+    for number in (signal.SIGHUP, signal.SIGINT):  # a terminal sends them to everybody; the master decides
+        signal.signal(number, signal.SIG_IGN)
+    gevent.signal_handler(signal.SIGTERM, on_term)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    logs.in_child(log)
+    pulse = get_hub().loop.timer(PULSE, PULSE)
+    pulse.start(beat)
+    beat()
+    _kept.append(pulse)
+
+
+_kept: list[Any] = []  # watchers that live as long as the process
+
+
+def hear(line: Channel, heard: Callable[[dict[str, Any]], None], gone: Callable[[], None]) -> None:
+    """Call `heard` in a greenlet for each message of the master, in order; `gone` when the master is dead."""
+    ready = get_hub().loop.io(line.fileno(), 1)
+    _kept.append(ready)
+
+    def listen() -> None:
+        while True:
+            try:
+                while words := line.take():
+                    heard(words)
+            except channel.Ended:
+                gone()
+                return
+            get_hub().wait(ready)
+
+    gevent.spawn(listen)
+
+
+def serve(path: str, mode: int, answer: Callable[[str, list[Any]], Any], at_once: Container[str] = ()) -> StreamServer:
+    """Answer calls on a unix socket. A path left by a dead process is taken over. Raises OSError."""
+    sock = gevent.socket.socket(gevent.socket.AF_UNIX, gevent.socket.SOCK_STREAM)
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    with Near(path) as near:
+        before = os.umask(0o777 & ~mode)
+        try:
+            sock.bind(near)
+        finally:
+            os.umask(before)
+    sock.listen(128)
+
+    def one(made: gevent.socket.socket, _: object) -> None:
+        calls.answer_all(made, answer, at_once)
+
+    server = StreamServer(sock, one)
+    server.start()
+    return server

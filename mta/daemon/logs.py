@@ -1,0 +1,121 @@
+"""How each process writes its log: the master at once, a child in a thread, libraries through python-json-logger.
+
+A child never waits for a log disk: lines collect for a loop turn, then wait in memory until the thread has written
+them. A disk that is full is tried again every second; when `ROOM` is used up, lines are lost and counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import Any
+
+from gevent import get_hub
+
+from mta import settings
+from mta.log import LEVELS, Files, log
+from mta.net import offload
+
+ROOM = 8 << 20  # bytes of lines that may wait
+RETRY = 1.0  # seconds after a failed write
+
+
+class Threaded:
+    """A sink for a process with a loop: takes lines at once, writes them in a thread."""
+
+    def __init__(self, to: list[str]) -> None:
+        self.files = Files(to)
+        self._waiting = b""
+        self._busy = False
+
+    def __call__(self, lines: bytes) -> None:
+        if len(self._waiting) + len(lines) > ROOM:
+            raise OSError("too many lines wait for the disk")
+        self._waiting += lines
+        if not self._busy:
+            self._busy = True
+            offload.background(self._write)
+
+    def _write(self) -> None:
+        while self._waiting:
+            lines, self._waiting = self._waiting, b""
+            try:
+                offload.run(self.files, lines)
+            except OSError:
+                self._waiting = lines + self._waiting
+                offload.pause(RETRY)
+        self._busy = False
+
+    def close(self) -> None:
+        """Write what waits, here and now. Raises OSError."""
+        lines, self._waiting = self._waiting, b""
+        if lines:
+            self.files(lines)
+
+
+def in_master(wanted: settings.Log) -> None:
+    """Lines are written at once: the master has no loop, and few lines. Raises OSError."""
+    for folder in folders(wanted):
+        os.makedirs(folder, exist_ok=True)
+    log.sink, log.schedule, log.level = Files(wanted.to), None, LEVELS[wanted.level]
+    capture()
+
+
+def in_child(wanted: settings.Log) -> None:
+    """Lines are written by a thread, once a loop turn. Call after the fork; again when the settings change."""
+    finish()
+    log.sink, log.level = Threaded(wanted.to), LEVELS[wanted.level]
+    log.schedule = get_hub().loop.run_callback
+    capture()
+
+
+def finish() -> None:
+    """Before a child ends: nothing that was said is lost."""
+    log.schedule = None
+    log.flush()
+    if isinstance(log.sink, Threaded):
+        try:
+            log.sink.close()
+        except OSError:
+            pass
+
+
+def paths(wanted: settings.Log) -> list[str]:
+    return [name for name in wanted.to if name not in Files.STANDARD]
+
+
+def folders(wanted: settings.Log) -> list[str]:
+    return sorted({os.path.dirname(name) for name in paths(wanted)})
+
+
+def capture() -> None:
+    """What libraries say through the standard library's logging goes to the same place, with the same fields."""
+    root = logging.getLogger()
+    root.handlers = [handler for handler in root.handlers if not isinstance(handler, _Handler)]
+    root.addHandler(_Handler())
+    root.setLevel(max(log.level, logging.INFO))
+
+
+class _Handler(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        from pythonjsonlogger.json import JsonFormatter
+
+        class Formatter(JsonFormatter):
+            def add_fields(self, log_record: dict[str, Any], record: logging.LogRecord, message_dict: Any) -> None:
+                stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+                log_record["time"] = f"{stamp}.{int(record.created % 1 * 1e6):06d}Z"
+                level = record.levelname.lower()
+                log_record["level"] = level if level in LEVELS else "error"
+                log_record["event"] = "library"
+                log_record["logger"] = record.name
+                super().add_fields(log_record, record, message_dict)
+
+        self.setFormatter(Formatter("%(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            log.line(self.format(record).encode("utf-8", "replace") + b"\n")
+        except Exception:
+            self.handleError(record)

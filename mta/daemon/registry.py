@@ -1,0 +1,125 @@
+"""The registry: one process for what all workers share, and the place where the command line is answered.
+
+mta status, reload, stop  --control.sock-->  registry  --channel-->  master
+mta queue                 --control.sock-->  registry  --worker.PID.sock-->  each worker
+workers                   --registry.sock->  registry: words all workers share (`shared`)
+"""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+from gevent.event import AsyncResult, Event
+
+from mta import settings
+from mta.daemon import control, hearing, logs
+from mta.daemon.channel import Channel
+from mta.net.calls import Caller, CallFailed, Unavailable
+
+SOCKET = "registry.sock"
+
+
+def worker_socket(run: str, pid: int) -> str:
+    return os.path.join(run, f"worker.{pid}.sock")
+
+
+class Registry:
+    def __init__(self, wanted: settings.Settings, line: Channel) -> None:
+        self.run_folder = wanted.server.run
+        self.line = line
+        self.ended = Event()
+        self.shared: dict[str, Callable[..., Any]] = {}  # words of registry.sock
+        self._answers: dict[int, AsyncResult] = {}
+        self._numbers = itertools.count(1)
+
+    def start(self) -> None:
+        """Raises OSError."""
+        for left in glob.glob(glob.escape(self.run_folder) + "/worker.*.sock"):
+            if not os.path.exists(f"/proc/{left.split('.')[-2]}"):
+                os.unlink(left)
+        hearing.serve(os.path.join(self.run_folder, SOCKET), 0o600, self.answer_worker)
+        hearing.serve(control.path(self.run_folder), 0o660, self.answer)
+        hearing.hear(self.line, self.heard, self.ended.set)
+        self.line.send(say="ready")
+
+    def heard(self, words: dict[str, Any]) -> None:
+        match words:
+            case {"answer": int(number)}:
+                waiting = self._answers.pop(number, None)
+                if waiting:
+                    waiting.set(words)
+            case {"do": "log", "to": list(to), "level": str(level)}:
+                logs.in_child(settings.Log(to=to, level=level))
+            case {"do": "drain"}:
+                self.ended.set()
+
+    # -- what people ask ---------------------------------------------------------------------------------------------
+
+    def answer(self, word: str, arguments: list[Any]) -> Any:
+        match word, arguments:
+            case "status", []:
+                return self.status()
+            case (("reload" | "stop"), []):
+                return self.master(word)
+            case "worker", [int(pid), str(what), list(rest)]:
+                return self.worker(pid, what, *rest)
+        raise CallFailed("NoSuchWord", f"the server has no word {word!r}")
+
+    def answer_worker(self, word: str, arguments: list[Any]) -> Any:
+        if word not in self.shared:
+            raise CallFailed("NoSuchWord", f"the registry has no word {word!r}")
+        return self.shared[word](*arguments)
+
+    def master(self, word: str) -> dict[str, Any]:
+        """Ask the master and wait. Raises CallFailed when it refuses."""
+        number = next(self._numbers)
+        waiting = self._answers[number] = AsyncResult()
+        if not self.line.send(ask=word, id=number):
+            raise CallFailed("Unavailable", "the master is gone")
+        words: dict[str, Any] = waiting.get()
+        if words.get("error"):
+            raise CallFailed("Refused", words["error"])
+        return {key: value for key, value in words.items() if key != "answer"}
+
+    def status(self) -> dict[str, Any]:
+        """What the master knows, with what each worker tells of itself under `work`."""
+        status = self.master("status")
+        workers = [child for child in status["children"] if child["name"] != "registry"]
+
+        def ask(child: dict[str, Any]) -> None:
+            try:
+                child["work"] = self.worker(child["pid"], "status")
+            except (Unavailable, CallFailed) as error:
+                child["work"] = {"error": str(error)}
+
+        gevent.joinall([gevent.spawn(ask, child) for child in workers])
+        return status
+
+    def worker(self, pid: int, word: str, *arguments: Any) -> Any:
+        """One call of one worker. Raises Unavailable, CallFailed."""
+        caller = Caller(worker_socket(self.run_folder, pid), f"worker {pid}", timeout=3.0)
+        try:
+            return caller.call(word, *arguments)
+        except Unavailable as error:
+            raise CallFailed("Unavailable", str(error)) from None
+        finally:
+            caller.close()
+
+
+def run(wanted: settings.Settings, line: Channel, beat: Callable[[], None]) -> None:
+    """The whole life of the process."""
+    registry = Registry(wanted, line)
+    hearing.begin(wanted.log, beat, registry.ended.set)
+    try:
+        registry.start()
+    except OSError as error:
+        line.send(say="failed", error=f"the control socket: {error}")
+        logs.finish()
+        raise SystemExit(1) from None
+    registry.ended.wait()
+    logs.finish()

@@ -1,0 +1,159 @@
+"""A worker: takes mail on its sockets, keeps it, delivers it. One event loop, many of it side by side.
+
+What it hears from the master, and says to it (`say`):
+
+=================  =====================================================================================
+watch, unwatch     a neighbour's slot: take its connections too, while it is dead
+adopt              a spool folder whose owner is gone; says "not mine" if somebody holds it after all
+prepare            load rules and certificates anew; says "prepared", with the error if there is one
+commit, abort      put them in force ("in force"), or forget them
+drain              finish what is open within so many seconds, then end; said again, with fewer
+=================  =====================================================================================
+
+It says "owns" for its spool folder before it makes it, "ready" when it takes mail, "failed" when it cannot start.
+When the master dies it finishes its open work and ends.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+from gevent.event import Event
+
+from mta import log
+from mta.daemon import hearing, logs
+from mta.daemon.channel import Channel
+from mta.daemon.generation import Generation
+from mta.daemon.registry import worker_socket
+from mta.daemon.work import Work
+from mta.net.calls import CallFailed
+
+
+def spool_folders(path: str) -> list[str]:
+    """The folders in a spool, each some writer's."""
+    try:
+        with os.scandir(path) as found:
+            return [entry.path for entry in found if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+
+
+class Worker:
+    def __init__(self, generation: Generation, slot: int, line: Channel) -> None:
+        self.generation, self.slot, self.line = generation, slot, line
+        self.settings = generation.config.settings
+        self.workers = self.settings.server.workers
+        self.work: Work
+        self._told = Event()  # to drain
+        self._end_at = 0.0
+        self._draining: list[gevent.Greenlet] = []
+
+    def start(self) -> None:
+        """Raises whatever keeps it from taking mail."""
+        self.work = Work(self.generation, lambda folder: self.line.send(say="owns", folder=folder))
+        self.work.start()
+        self.watch(self.slot)
+        path = worker_socket(self.settings.server.run, os.getpid())
+        hearing.serve(path, 0o600, self.answer)
+        hearing.hear(self.line, self.heard, self.orphaned)
+        self.line.send(say="ready")
+
+    def watch(self, slot: int) -> None:
+        for listener, bound in self.generation.bound:
+            for sock in bound.of(slot, self.workers):
+                if not bound.shared or slot == self.slot:
+                    self.work.listen(sock, listener)
+
+    def unwatch(self, slot: int) -> None:
+        for _, bound in self.generation.bound:
+            if not bound.shared:
+                for sock in bound.of(slot, self.workers):
+                    self.work.stop_listening(sock)
+
+    def heard(self, words: dict[str, Any]) -> None:
+        match words:
+            case {"do": "watch", "slot": int(slot)}:
+                self.watch(slot)
+            case {"do": "unwatch", "slot": int(slot)}:
+                self.unwatch(slot)
+            case {"do": "adopt", "folder": str(folder)}:
+                gevent.spawn(self.adopt, folder)
+            case {"do": "prepare"}:
+                self.line.send(say="prepared", error=self.work.prepare())
+            case {"do": "commit"}:
+                self.work.commit()
+                self.line.send(say="in force", error="")
+            case {"do": "abort"}:
+                self.work.abort()
+            case {"do": "drain", "seconds": int(seconds) | float(seconds)}:
+                self.drain(seconds)
+
+    def adopt(self, folder: str) -> None:
+        try:
+            adopted = self.work.adopt(folder)
+        except OSError as error:
+            log.event("spool_failed", reason=f"{folder} cannot be taken over: {error}")
+            adopted = False
+        if not adopted:
+            self.line.send(say="not mine", folder=folder)
+
+    def answer(self, word: str, arguments: list[Any]) -> Any:
+        """What the registry asks on our own socket."""
+        match word, arguments:
+            case "status", []:
+                return self.work.status()
+            case "queue", []:
+                return self.work.queue_first()
+            case "queue", [int(cursor)]:
+                return self.work.queue_next(cursor)
+        raise CallFailed("NoSuchWord", f"a worker has no word {word!r}")
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def orphaned(self) -> None:
+        log.event("stopping", pid=os.getpid(), reason="the master is dead")
+        self.drain(self.settings.server.drain)
+
+    def drain(self, seconds: float) -> None:
+        self._end_at = time.monotonic() + seconds
+        if not self._told.is_set():
+            for _, bound in self.generation.bound:
+                for sock in bound.sockets:
+                    self.work.stop_listening(sock)
+                    sock.close()
+            self._draining = [gevent.spawn(drain, seconds) for drain in (self.work.drain_in, self.work.drain_out)]
+        self._told.set()
+
+    def until_done(self) -> None:
+        """Park until we were told to end and open work is finished, or out of time."""
+        self._told.wait()
+        while time.monotonic() < self._end_at and not all(greenlet.ready() for greenlet in self._draining):
+            gevent.joinall(self._draining, timeout=0.1)
+        self.work.close()
+
+
+def run(generation: Generation, slot: int, line: Channel, beat: Callable[[], None]) -> None:
+    """The whole life of the process."""
+    worker = Worker(generation, slot, line)
+    drain = generation.config.settings.server.drain
+    hearing.begin(worker.settings.log, beat, lambda: worker.drain(drain))
+    try:
+        worker.start()
+    except Exception as error:
+        if not isinstance(error, OSError | ValueError | SystemExit) and type(error).__name__ != "RulesError":
+            log.bug(error)
+        line.send(say="failed", error=f"{error}")
+        logs.finish()
+        raise SystemExit(1) from None
+    try:
+        worker.until_done()
+    finally:
+        try:
+            os.unlink(worker_socket(worker.settings.server.run, os.getpid()))
+        except OSError:
+            pass
+        logs.finish()

@@ -1,0 +1,222 @@
+"""The real server for tests: `with Server(tmp_path, config, rules) as server:`; its own folder, free ports.
+
+The configuration given is added to a small one: workers = 2, a short drain, one relay listener on 127.0.0.1, mail for
+any address into `server.folder / "Maildir"`. A table given replaces that table.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import smtplib
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+TREE = Path(__file__).parent.parent
+
+TABLES = {
+    "server": '[server]\nname = "mx.example.test"\nworkers = 2\ndrain = "5s"\n',
+    "listener": '[[listener]]\naddress = "127.0.0.1:0"\n',
+    "domain": '[domain."*"]\npath = "Maildir"\n',
+}
+
+MAIL = "Subject: hi\r\n\r\nhello\r\n"
+
+
+class Server:
+    """A running server. `.port` is its first listener's, `.ports` are all of them, `.folder` holds everything."""
+
+    def __init__(
+        self,
+        folder: Path,
+        config: str = "",
+        rules: str | None = None,
+        *,
+        environment: dict[str, str] | None = None,
+        wait: float = 15.0,
+    ) -> None:
+        self.folder, self.wait = folder, wait
+        self.environment = environment or {}
+        self.file = folder / "mta.toml"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.configure(config)
+        if rules is not None:
+            self.rules(rules)
+        self.program: subprocess.Popen[bytes] | None = None
+
+    # -- before and while it runs ------------------------------------------------------------------------------------
+
+    def configure(self, config: str) -> None:
+        """Write mta.toml; `reload()` puts it in force."""
+        given = tomllib.loads(config)
+        parts = [text for name, text in TABLES.items() if name not in given]
+        self.file.write_text("\n".join([*parts, config]), "utf-8")
+
+    def rules(self, text: str, name: str = "main.lua") -> None:
+        """Write a file of rules; `reload()` puts it in force."""
+        path = self.folder / "rules" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+
+    def start(self) -> Server:
+        """Returns when every worker is ready. Raises AssertionError with what it said when it ends instead."""
+        with (self.folder / "output").open("ab") as output:
+            self.program = subprocess.Popen(
+                [sys.executable, "-m", "mta", "serve", "-c", str(self.file)],
+                cwd=TREE,
+                env={**os.environ, **self.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        self.until(lambda: self.status().get("state") == "serving", "it did not start")
+        return self
+
+    def mta(self, *words: str, code: int | None = 0) -> str:
+        """Run a command of ours against this server; its output. `code`: the exit code it must have (None: any)."""
+        done = subprocess.run(
+            [sys.executable, "-m", "mta", "-c", str(self.file), *words],
+            cwd=TREE,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        said = done.stdout + done.stderr
+        assert code is None or done.returncode == code, f"mta {' '.join(words)} ended with {done.returncode}: {said}"
+        return said
+
+    def status(self) -> dict[str, Any]:
+        """What `mta status --json` tells; empty while nobody answers."""
+        from mta.daemon.control import Line
+        from mta.net.frames import CallFailed, Unavailable
+
+        self.alive()
+        try:
+            with Line(str(self.folder / "run"), timeout=10.0) as line:
+                answer: dict[str, Any] = line.ask("status")
+                return answer
+        except (Unavailable, CallFailed):
+            return {}
+
+    def reload(self, code: int = 0) -> str:
+        return self.mta("reload", code=code)
+
+    @property
+    def ports(self) -> list[int]:
+        return [int(name.rpartition(":")[2]) for each in self.status()["listeners"] for name in each["address"]]
+
+    @property
+    def port(self) -> int:
+        return self.ports[0]
+
+    def workers(self) -> dict[str, int]:
+        """{"worker 0": pid, ...} of those that are ready and of the generation in force, and "registry"."""
+        status = self.status()
+        return {
+            child["name"]: child["pid"]
+            for child in status.get("children", [])
+            if child["state"] == "ready" and child["generation"] in (status["generation"], 0)
+        }
+
+    # -- mail --------------------------------------------------------------------------------------------------------
+
+    def smtp(self, port: int | None = None) -> smtplib.SMTP:
+        return smtplib.SMTP("127.0.0.1", port or self.port, timeout=self.wait)
+
+    def send(self, text: str = MAIL, sender: str = "a@b.test", to: str = "you@demo.test") -> None:
+        """One mail on a connection of its own. Raises smtplib's exceptions."""
+        with self.smtp() as client:
+            client.sendmail(sender, [to], text)
+
+    def mails(self) -> list[Path]:
+        """The mails in the Maildir."""
+        return sorted((self.folder / "Maildir" / "new").glob("*"))
+
+    def events(self, event: str = "") -> list[dict[str, Any]]:
+        """The log's lines, of one event if named."""
+        path = self.folder / "mta.log"
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+        found = [json.loads(line) for line in lines]
+        return [line for line in found if not event or line["event"] == event]
+
+    # -- waiting and ending ------------------------------------------------------------------------------------------
+
+    def until(self, true: Callable[[], Any], what: str, seconds: float | None = None) -> None:
+        """Wait until something holds; else fail, saying `what`."""
+        end = time.monotonic() + (seconds or self.wait)
+        while not true():
+            assert time.monotonic() < end, f"{what}\n{self.told()}"
+            time.sleep(0.05)
+
+    def alive(self) -> None:
+        assert self.program is not None and self.program.poll() is None, f"the server has ended\n{self.told()}"
+
+    def told(self) -> str:
+        """What the server said and logged, for a failure."""
+        log = self.folder / "mta.log"
+        output = (self.folder / "output").read_text("utf-8", "replace")
+        tail = log.read_text("utf-8", "replace")[-4000:] if log.exists() else "no log"
+        return f"{self.folder}\n{output[-4000:]}\n{tail}"
+
+    def signal(self, number: int) -> None:
+        assert self.program is not None
+        self.program.send_signal(number)
+
+    def stop(self, seconds: float = 20.0) -> int:
+        """SIGTERM, and wait; its exit code."""
+        assert self.program is not None
+        if self.program.poll() is None:
+            self.signal(signal.SIGTERM)
+        return self.ended(seconds)
+
+    def ended(self, seconds: float = 20.0) -> int:
+        """Wait for the end; its exit code."""
+        assert self.program is not None
+        try:
+            return self.program.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the server did not end\n{self.told()}") from None
+
+    def kill(self) -> None:
+        """The master dies at once; what is left of its workers ends by itself."""
+        assert self.program is not None
+        self.program.kill()
+        self.program.wait()
+
+    def __enter__(self) -> Server:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self.program is not None and self.program.poll() is None:
+            pids = [child["pid"] for child in self.status().get("children", [])]
+            try:
+                self.stop()
+            except AssertionError:
+                self.kill()
+                for pid in pids:
+                    _kill(pid)
+                raise
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def free_ports(count: int) -> Iterator[int]:
+    """Ports nobody has now; for a test that must know one beforehand."""
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [sock.getsockname()[1] for sock in held]
+    for sock in held:
+        sock.close()
+    return iter(ports)
