@@ -24,7 +24,7 @@
     then body hello*                  the mail's body                         then held quarantine virus
     then mailbox ann@example.test 1   so many mails were delivered there
 
-In what is said, \\r \\n \\t \\0 \\xHH \\\\ are single bytes, a{9000} is nine thousand times the letter a, and \\{ a brace.
+In what is said, \\r \\n \\t \\0 \\xHH \\\\ are single bytes, a{9000} is nine thousand times the letter a, \\{ a brace.
 What `with` and `then` mean is for the caller to see to: the player speaks to a socket and knows no server.
 """
 
