@@ -53,6 +53,9 @@ EVENTS: dict[str, Event] = {
     "rules_loaded": Event("info", "version files", "New rules are in force."),
     "rules_rejected": Event("error", "error", "New rules could not be loaded; the old ones stay."),
     "rule_log": Event("info", "session mail stage rule where message", "A rule said something."),
+    "rule_debug": Event("debug", "session mail stage rule where message", "A rule said something, as log.debug."),
+    "rule_warning": Event("warning", "session mail stage rule where message", "A rule said something, as log.warning."),
+    "rule_error": Event("error", "session mail stage rule where message", "A rule said something, as log.error."),
     "list_loaded": Event("info", "list entries", "A list that changed was read again."),
     "list_rejected": Event("error", "list error", "A list that changed cannot be used; the old content stays."),
     # store

@@ -1,0 +1,169 @@
+-- Plain values as JSON in ASCII and back: how mail.vars crosses between Lua and Python. Bytes above 127 are written as
+-- \u0080 to \u00ff, so that any text survives.
+local K = ...
+local fail, type, pairs, tostring, format, concat = K.fail, type, pairs, tostring, string.format, table.concat
+local find, sub, gsub, byte, char, match = string.find, string.sub, string.gsub, string.byte, string.char, string.match
+local mathtype, tonumber, next, utf8char, rawlen = math.type, tonumber, next, utf8.char, rawlen
+local getmetatable = getmetatable
+
+local J = {}
+local DEEPEST = 16
+
+-- Writing -------------------------------------------------------------------------------------------------------------
+
+local function escape(c)
+  return format("\\u%04x", byte(c))
+end
+
+local function text(s)
+  if find(s, '[%c"\\\127-\255]') then
+    s = gsub(s, '[%c"\\\127-\255]', escape)
+  end
+  return '"' .. s .. '"'
+end
+
+local write
+
+local function list(t, n, out, path, deep)
+  for i = 1, n do
+    out[#out + 1] = i == 1 and "[" or ","
+    write(t[i], out, path .. "[" .. i .. "]", deep)
+  end
+  out[#out + 1] = "]"
+end
+
+function write(value, out, path, deep)
+  local kind = type(value)
+  if kind == "string" then
+    out[#out + 1] = text(value)
+  elseif kind == "boolean" then
+    out[#out + 1] = tostring(value)
+  elseif kind == "number" then
+    if mathtype(value) == "integer" then
+      out[#out + 1] = tostring(value)
+    elseif value ~= value or value - value ~= 0 then
+      fail(path .. " is not a number JSON knows")
+    else
+      local s = format("%.17g", value)
+      out[#out + 1] = find(s, "[%.e]") and s or s .. ".0"
+    end
+  elseif kind == "table" then
+    if deep >= DEEPEST then
+      fail(path .. " is nested too deeply, or holds itself")
+    elseif getmetatable(value) ~= nil then
+      fail(path .. " holds an object; only text, numbers, booleans and tables of them can be kept (tostring() helps)")
+    end
+    local n, count = rawlen(value), 0
+    for key in next, value do
+      count = count + 1
+      if n > 0 and mathtype(key) ~= "integer" or n == 0 and type(key) ~= "string" then
+        fail(path .. " is neither a list without gaps nor a table with names as keys")
+      end
+    end
+    if n > 0 then
+      if count ~= n then
+        fail(path .. " is a list with gaps")
+      end
+      return list(value, n, out, path, deep + 1)
+    end
+    local first = true
+    for key, one in next, value do
+      out[#out + 1] = (first and "{" or ",") .. text(key) .. ":"
+      write(one, out, path .. "." .. key, deep + 1)
+      first = false
+    end
+    out[#out + 1] = first and "{}" or "}"
+  else
+    fail(path .. " is a " .. kind .. "; only text, numbers, booleans and tables of them can be kept")
+  end
+end
+
+function J.encode(value, path)
+  local out = {}
+  write(value, out, path, 0)
+  return concat(out)
+end
+
+J.check = function(value, path)
+  local kind = type(value)
+  if kind ~= "string" and kind ~= "boolean" then
+    write(value, {}, path, 1)
+  end
+end
+
+-- Reading what Python wrote: always well formed -----------------------------------------------------------------------
+
+local PLAIN = { n = "\n", t = "\t", r = "\r", b = "\b", f = "\f" }
+
+local function code(hex)
+  local n = tonumber(hex, 16)
+  return n < 256 and char(n) or utf8char(n)
+end
+
+local function unescape(s)
+  s = gsub(s, "\\u(d[89ab]%x%x)\\u(d[cdef]%x%x)", function(high, low)
+    return utf8char(0x10000 + (tonumber(high, 16) - 0xd800) * 0x400 + tonumber(low, 16) - 0xdc00)
+  end)
+  s = gsub(s, "\\(u?)(.)(%x?%x?%x?)", function(u, c, rest)
+    if u == "u" then
+      return code(c .. rest)
+    end
+    return (PLAIN[c] or c) .. rest
+  end)
+  return s
+end
+
+local read
+
+local function string_at(s, at) -- at: just behind the first quote
+  local i = at
+  while true do
+    local stop = find(s, '["\\]', i)
+    if byte(s, stop) == 34 then
+      local raw = sub(s, at, stop - 1)
+      return find(raw, "\\", 1, true) and unescape(raw) or raw, stop + 1
+    end
+    i = stop + 2
+  end
+end
+
+function read(s, at)
+  local c = byte(s, at)
+  if c == 34 then
+    return string_at(s, at + 1)
+  elseif c == 123 or c == 91 then
+    local t, n, key = {}, 0, nil
+    at = at + 1
+    if byte(s, at) == c + 2 then
+      return t, at + 1
+    end
+    while true do
+      n = n + 1
+      if c == 123 then
+        key, at = string_at(s, at + 1)
+        t[key], at = read(s, at + 1)
+      else
+        t[n], at = read(s, at)
+      end
+      local after = byte(s, at)
+      at = at + 1
+      if after ~= 44 then
+        return t, at
+      end
+    end
+  elseif c == 116 then
+    return true, at + 4
+  elseif c == 102 then
+    return false, at + 5
+  elseif c == 110 then
+    return nil, at + 4
+  end
+  local number = match(s, "^[-+%d.eE]+", at)
+  return tonumber(number), at + #number
+end
+
+function J.decode(s)
+  return (read(s, 1))
+end
+
+return J

@@ -1,0 +1,376 @@
+-- Runs rules so that nothing they do can hold the server: each stage call is a coroutine with a budget.
+--
+--   state of a run     how it gets there                         what leaves this file
+--   running            start(), step()                           nothing: Lua is on the C stack, Python must not switch
+--   waiting            a word called request()                   WAITS, word, up to four plain values
+--   over               the stage decided, or no rule did         DONE, or DONE, kind, text, extra, rule, vars
+--   broken             an error nobody caught                    BROKEN, message, where, traceback, rule
+--   dead               a budget is used up                       the same; no pcall, xpcall or coroutine can catch it
+--
+-- The budget is counted by a hook every 1,000 instructions (one "unit"). What the hook cannot see costs units by hand:
+-- C functions that copy much, errors swallowed by pcall, new coroutines, calls into Python. Known holes, each closed
+-- here or in library.lua: the handler of xpcall and __gc run with hooks off; a new coroutine has no hook; deep pcall
+-- keeps the hook from running. A table, function or coroutine never leaves: lupa crashes on values that outlive the
+-- coroutine they came from.
+local UNITS, GROWTH, CEILING = ... -- per resume: units, and KiB it may add; KiB of the runtime no run may pass
+
+local yield, resume, create, running = coroutine.yield, coroutine.resume, coroutine.create, coroutine.running
+local status, isyieldable = coroutine.status, coroutine.isyieldable
+local sethook, getinfo = debug.sethook, debug.getinfo
+local pcall, xpcall, error, type, tostring = pcall, xpcall, error, type, tostring
+local collect, clock, time = collectgarbage, os.clock, os.time
+local find, sub, format = string.find, string.sub, string.format
+local getmetatable, setmetatable, concat = getmetatable, setmetatable, table.concat
+
+local PERIOD = 1000 -- instructions between two looks: 100 costs double, 10,000 gains nothing
+local SECONDS = 1.0 -- of CPU per resume, for what is slow without being many instructions; looked at once a second
+local DEEPEST = 100 -- pcall and resume inside each other; Lua's own C stack ends at 200
+local DONE, WAITS, BROKEN = 0, 1, 2
+
+local K = {}
+local REQUEST = {} -- private: tells a word's wait from a rule's own coroutine.yield
+local TRUSTED = "=mta"
+
+local run -- what is running now, or nil
+local runs = {} -- the number of a transaction -> its waiting run
+local left, limit, dead, depth = 0, 0, false, 0
+local second, began
+local inner = setmetatable({}, { __mode = "k" }) -- coroutine -> its own nesting
+
+-- Errors that point at the rule ---------------------------------------------------------------------------------------
+
+local function where(level) -- file:line of the innermost frame that is the rule author's
+  for n = level, level + 50 do
+    local info = getinfo(n, "Sl")
+    if not info then
+      return
+    end
+    if info.source ~= TRUSTED and info.currentline > 0 then
+      return info.short_src .. ":" .. info.currentline
+    end
+  end
+end
+
+local function placed(message) -- turns a position inside our own files into the one that called them
+  if type(message) == "string" then
+    local _, stop = find(message, "^mta:%d+: ")
+    if stop then
+      local place = where(3)
+      return (place and place .. ": " or "") .. sub(message, stop + 1)
+    end
+  end
+  return message
+end
+
+function K.fail(message)
+  local place = where(3)
+  error((place and place .. ": " or "") .. message, 0)
+end
+local fail = K.fail
+
+function K.here() -- "main.lua:12", for what is declared while files are loaded
+  return where(3) or "?"
+end
+
+local function frames(co, skip)
+  local lines, place = {}, nil
+  for n = skip, 200 do
+    local info = getinfo(co, n, "Sln")
+    if not info then
+      break
+    end
+    if info.source ~= TRUSTED and info.currentline > 0 then
+      local at = info.short_src .. ":" .. info.currentline
+      place = place or at
+      if #lines < 10 then
+        lines[#lines + 1] = at .. (info.name and info.name ~= "?" and " in " .. info.name or "")
+      end
+    end
+  end
+  return place, concat(lines, "\n")
+end
+
+-- Budgets -------------------------------------------------------------------------------------------------------------
+
+local ENDED = {
+  instructions = "the rule did not come to an end (rules.instructions)",
+  time = "the rule did not come to an end (it computed for more than a second)",
+  memory = "the rule took too much memory (rules.growth, rules.memory)",
+}
+
+local hook
+
+local function die(why)
+  dead = dead or why
+  local co = running()
+  sethook(co, hook, "", 1) -- every further instruction raises again
+  error(ENDED[dead], 0)
+end
+
+local function room() -- is there, once the garbage is gone? A full collection is paid for.
+  collect()
+  local used = collect("count")
+  left = left - used // 256
+  return used <= limit
+end
+
+function hook()
+  left = left - 1
+  if dead or left <= 0 then
+    die("instructions")
+  elseif collect("count") > limit and not room() then
+    die("memory")
+  end
+  local now = time()
+  if now ~= second then
+    second = now
+    if not began then
+      began = clock()
+    elseif clock() - began > SECONDS then
+      die("time")
+    end
+  end
+end
+
+local function arm()
+  left, dead = UNITS, false
+  local now = collect("count")
+  limit = now + GROWTH
+  if limit > CEILING then
+    limit = CEILING
+  end
+  second, began = time(), nil
+end
+
+--- Take `units` for work the hook cannot see, and look whether there is memory for what Python will push.
+function K.charge(units)
+  left = left - units
+  if left <= 0 then
+    die("instructions")
+  elseif collect("count") > limit and not room() then
+    die("memory")
+  end
+end
+local charge = K.charge
+
+-- Runs ----------------------------------------------------------------------------------------------------------------
+
+local ACROSS = "attempt to yield across a C-call boundary"
+local IN_CALLBACK = "what waits cannot be used inside a function given to table.sort or string.gsub, nor in __tostring"
+
+local function over(r, ok, tag, a, b, c, d)
+  local co = r.co
+  r.used = r.used + (UNITS - left)
+  r.depth, run = depth, nil
+  if ok and not dead then
+    if status(co) ~= "dead" then
+      if tag == REQUEST then
+        runs[r.number] = r
+        return WAITS, a, b, c, d
+      end
+      ok, tag = false, "coroutine.yield was called outside a coroutine of the rule's own"
+    elseif tag then
+      return DONE, tag, a, b, c
+    else
+      return DONE
+    end
+  end
+  local place, trace = frames(co, 0)
+  local message = dead and ENDED[dead] or tag
+  if type(message) ~= "string" then
+    message = type(message) == "number" and tostring(message) or "the error is a " .. type(message) .. ", not text"
+  end
+  local _, stop = find(message, "^mta:%d+: ")
+  message = stop and sub(message, stop + 1) or message
+  if find(message, ACROSS, 1, true) then
+    message = IN_CALLBACK
+  elseif #message > 2000 then
+    message = sub(message, 1, 2000) .. "..."
+  end
+  if dead then
+    collect()
+  end
+  return BROKEN, message, place or false, trace, r.rule or 0
+end
+
+--- Run body(r) as a coroutine; `r` has `number`, and `rule` where it says which rule is at work.
+function K.start(body, r)
+  local co = create(body)
+  sethook(co, hook, "", PERIOD)
+  r.co, r.used = co, 0
+  run, depth = r, 0
+  arm()
+  return over(r, resume(co, r))
+end
+
+--- Go on with a waiting run: what the word it called gets as its answer.
+function K.step(number, a, b)
+  local r = runs[number]
+  runs[number] = nil
+  run, depth = r, r.depth
+  arm()
+  return over(r, resume(r.co, a, b))
+end
+
+--- A waiting run ends here; whoever waited for it has gone. Where it waited, and the rule.
+function K.drop(number)
+  local r = runs[number]
+  runs[number] = nil
+  local place = frames(r.co, 0)
+  return place or false, r.rule
+end
+
+function K.now()
+  return run
+end
+
+function K.used(r)
+  return r.used + (UNITS - left)
+end
+
+--- Ask Python for what takes time; the answer is what step() is given.
+function K.request(word, a, b, c)
+  if not run or run.loading then
+    fail(word .. " cannot be used while the rules are loaded")
+  elseif not isyieldable() then
+    fail(IN_CALLBACK)
+  end
+  return yield(REQUEST, word, a, b, c)
+end
+
+-- What rules see of Lua's own control functions -----------------------------------------------------------------------
+
+local S = {}
+K.control = S
+
+local function enter()
+  if depth >= DEEPEST then
+    fail("too many calls of pcall inside each other")
+  end
+  depth = depth + 1
+end
+
+local function swallow() -- an error costs a unit to whoever survives it
+  if dead then
+    die(dead)
+  end
+  charge(1)
+end
+
+local function after(level, ok, ...)
+  depth = level
+  if dead then
+    die(dead)
+  end
+  if not ok then
+    swallow()
+  end
+  return ok, ...
+end
+
+function S.pcall(f, ...)
+  local level = depth
+  enter()
+  return after(level, xpcall(f, placed, ...))
+end
+
+local function handled(level, handler, ok, e, ...)
+  depth = level
+  if dead then
+    die(dead)
+  end
+  if ok then
+    return true, e, ...
+  end
+  swallow()
+  local _, said = S.pcall(handler, e) -- here, not inside xpcall: there hooks are off
+  return false, said
+end
+
+function S.xpcall(f, handler, ...)
+  local level = depth
+  enter()
+  return handled(level, handler, xpcall(f, placed, ...))
+end
+
+function S.setmetatable(t, mt)
+  if type(t) ~= "table" then
+    fail("setmetatable needs a table")
+  elseif type(mt) == "table" and rawget(mt, "__gc") ~= nil then
+    fail("__gc is not allowed: finalizers run where no limit reaches them")
+  end
+  return setmetatable(t, mt)
+end
+
+function S.getmetatable(t)
+  if type(t) == "table" then
+    return getmetatable(t)
+  end
+end
+
+local co = { status = status, isyieldable = isyieldable, running = running }
+S.coroutine = co
+
+function co.create(f)
+  if type(f) ~= "function" then
+    fail("coroutine.create needs a function")
+  end
+  charge(1) -- else many short ones would never be counted
+  local new = create(f)
+  sethook(new, hook, "", PERIOD)
+  return new
+end
+
+function co.yield(...)
+  if not run or running() == run.co then
+    fail("coroutine.yield was called outside a coroutine of the rule's own")
+  end
+  return yield(...)
+end
+
+local continue
+
+local function passing(level, thread, ok, tag, ...)
+  inner[thread] = depth - level - 1
+  depth = level
+  if dead then
+    die(dead)
+  end
+  if ok and tag == REQUEST and status(thread) ~= "dead" then -- a word waits in there: hand it on, then the answer back
+    return continue(thread, yield(REQUEST, ...))
+  end
+  if not ok then
+    swallow()
+  end
+  return ok, tag, ...
+end
+
+function continue(thread, ...)
+  local level = depth
+  depth = level + (inner[thread] or 0)
+  enter()
+  return passing(level, thread, resume(thread, ...))
+end
+
+function co.resume(thread, ...)
+  if type(thread) ~= "thread" then
+    fail("coroutine.resume needs a coroutine")
+  end
+  return continue(thread, ...)
+end
+
+local function checked(ok, e, ...)
+  if not ok then
+    error(e, 0)
+  end
+  return e, ...
+end
+
+function co.wrap(f)
+  local thread = co.create(f)
+  return function(...)
+    return checked(continue(thread, ...))
+  end
+end
+
+return K

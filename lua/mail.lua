@@ -1,0 +1,365 @@
+-- The object `mail`: one table for each transaction, filled stage by stage, made of Lua alone. Python is asked only for
+-- what is rare or changes: headers, recipients, size, vars. Everything shown is read-only; what may be changed has
+-- methods. A field asked for too early, or one that does not exist, is an error at the line that asked.
+local K, J, py = ... -- the kernel, JSON, Python's functions
+local fail, charge = K.fail, K.charge
+local type, tostring, next, ipairs, rawget = type, tostring, next, ipairs, rawget
+local setmetatable, getmetatable = setmetatable, getmetatable
+local find, sub, gsub, tonumber = string.find, string.sub, string.gsub, tonumber
+
+local LARGEST_VARS = 65536 -- bytes of mail.vars as JSON
+local LARGEST_TEXT = 1 << 20 -- bytes of one text handed to Python
+
+local M = {}
+local mails = {} -- number -> facts
+local MASK = {} -- declared word -> bit set of the stages it is known at
+local FIELD = {} -- declared field of `mail` -> the same
+
+-- Keys only this file has: what a fact is made of, kept beside the facts
+local MAIL, NUMBER, STAGE, IP, PORT, NAME = {}, {}, {}, {}, {}, {}
+local SENDER, SENDER_DOMAIN, RECIPIENT, RECIPIENT_DOMAIN = {}, {}, {}, {}
+local STORE, TOUCHED, DIRTY, TEXT, NESTED = {}, {}, {}, {}, {}
+
+local function unknown(object, key, stage)
+  fail(py.unknown(object, type(key) == "string" and key or "[" .. tostring(key) .. "]", stage or -1))
+end
+
+local function read_only(object)
+  return function(_, key)
+    fail(object .. "." .. tostring(key) .. " cannot be assigned")
+  end
+end
+
+--- "5:hello3:you" -> {"hello", "you"}: how lists of text come from Python.
+local function list(text)
+  local out, n, at, stop = {}, 0, 1, #text
+  while at <= stop do
+    local colon = find(text, ":", at, true)
+    local last = colon + tonumber(sub(text, at, colon - 1))
+    n = n + 1
+    out[n] = sub(text, colon + 1, last)
+    at = last + 1
+  end
+  return out
+end
+M.list = list
+
+-- Addresses -----------------------------------------------------------------------------------------------------------
+
+local LOCAL, DOMAIN = {}, {}
+local PART = { local_part = LOCAL, domain = DOMAIN }
+local ADDRESS = { __metatable = false, __name = "address", __newindex = read_only("address") }
+
+function ADDRESS.__index(address, key)
+  local part = PART[key]
+  if part then
+    return rawget(address, part)
+  end
+  unknown("address", key)
+end
+
+function ADDRESS.__tostring(address)
+  local name, domain = rawget(address, LOCAL), rawget(address, DOMAIN)
+  if domain == "" then
+    return name
+  end
+  if find(name, "[^%w!#$%%&'*+/=?^_`{|}~.-]") or name == "" or find("." .. name .. ".", "..", 1, true) then
+    name = '"' .. gsub(name, '["\\]', "\\%0") .. '"' -- RFC 5321 4.1.2: a Quoted-string
+  end
+  return name .. "@" .. domain
+end
+
+function ADDRESS.__eq(a, b)
+  return rawget(a, DOMAIN) == rawget(b, DOMAIN) and rawget(a, LOCAL):lower() == rawget(b, LOCAL):lower()
+end
+
+function ADDRESS.__concat(a, b)
+  return tostring(a) .. tostring(b)
+end
+
+function ADDRESS.__pairs(address)
+  return next, { local_part = rawget(address, LOCAL), domain = rawget(address, DOMAIN) }
+end
+
+local function address(name, domain)
+  return setmetatable({ [LOCAL] = name, [DOMAIN] = domain }, ADDRESS)
+end
+
+-- Headers -------------------------------------------------------------------------------------------------------------
+
+local owner = setmetatable({}, { __mode = "k" }) -- a headers object -> facts
+local HEADERS = { __metatable = false, __name = "mail.headers", __newindex = read_only("mail.headers") }
+local visible, methods = {}, {} -- the declared ones; all of them
+HEADERS.__index = setmetatable(visible, {
+  __index = function(_, key)
+    unknown("mail.headers", key)
+  end,
+})
+
+local function number_of(headers, method)
+  local facts = owner[headers]
+  if not facts then
+    fail("mail.headers:" .. method .. " is called with a colon, on mail.headers")
+  elseif MASK["mail.headers"] >> facts[STAGE] & 1 == 0 then
+    unknown("mail", "headers", facts[STAGE])
+  end
+  return facts[NUMBER]
+end
+
+local function name_of(name, method)
+  if type(name) ~= "string" then
+    fail("mail.headers:" .. method .. " needs the name of a header, not " .. type(name))
+  end
+  return name
+end
+
+local function value_of(value, method)
+  if type(value) == "number" then
+    value = tostring(value)
+  elseif type(value) ~= "string" then
+    local text = type(value) == "table" and getmetatable(value) == false and tostring(value)
+    if not text then
+      fail("mail.headers:" .. method .. " needs text, not " .. type(value))
+    end
+    value = text
+  end
+  if #value > LARGEST_TEXT then
+    fail("mail.headers:" .. method .. ": the value is longer than " .. LARGEST_TEXT .. " bytes")
+  end
+  return value
+end
+
+local function answer(value, message)
+  if message then
+    fail(message)
+  end
+  return value
+end
+
+for _, method in ipairs({ "has", "get", "count", "remove" }) do
+  local ask = py["header_" .. method]
+  methods[method] = function(self, name)
+    charge(1)
+    return answer(ask(number_of(self, method), name_of(name, method)))
+  end
+end
+
+function methods.all(self, name)
+  charge(1)
+  return list(answer(py.header_all(number_of(self, "all"), name_of(name, "all"))))
+end
+
+for _, method in ipairs({ "append", "prepend", "set", "rename" }) do
+  local ask = py["header_" .. method]
+  methods[method] = function(self, name, value)
+    value = value_of(value, method)
+    charge(1 + (#value >> 10)) -- Python keeps it where no limit of ours sees it
+    return answer(ask(number_of(self, method), name_of(name, method), value))
+  end
+end
+
+-- Vars ----------------------------------------------------------------------------------------------------------------
+
+local function vars(facts)
+  local store = facts[STORE]
+  if not store then
+    local text = py.vars(facts[NUMBER])
+    store = text and J.decode(text) or {}
+    facts[STORE], facts[TEXT], facts[DIRTY], facts[NESTED] = store, text, false, text ~= nil
+  end
+  facts[TOUCHED] = true
+  return setmetatable({}, {
+    __index = store,
+    __newindex = function(_, key, value)
+      if type(key) ~= "string" then
+        fail("mail.vars needs names as keys, not " .. type(key))
+      elseif value ~= nil then
+        J.check(value, "mail.vars." .. key)
+      end
+      if type(value) == "table" then
+        facts[NESTED] = true
+      end
+      store[key], facts[DIRTY] = value, true
+    end,
+    __pairs = function()
+      local key
+      return function()
+        local value
+        key, value = next(store, key)
+        return key, value
+      end
+    end,
+    __metatable = false,
+    __name = "mail.vars",
+  })
+end
+
+--- After a rule that looked at mail.vars: give Python what has changed.
+local function keep_vars(facts)
+  if facts[DIRTY] or facts[NESTED] then -- a table inside may have been changed without our seeing it
+    local text = J.encode(facts[STORE], "mail.vars")
+    facts[DIRTY] = false
+    if text ~= (facts[TEXT] or "{}") then
+      if #text > LARGEST_VARS then
+        fail("mail.vars would hold more than " .. LARGEST_VARS .. " bytes")
+      end
+      charge(1 + (#text >> 10))
+      py.keep_vars(facts[NUMBER], text)
+      facts[TEXT] = text
+    end
+  end
+end
+
+-- The object ----------------------------------------------------------------------------------------------------------
+
+local LAZY = { vars = vars }
+
+function LAZY.client(facts)
+  local values = { ip = facts[IP], port = facts[PORT], name = facts[NAME] or nil }
+  setmetatable(values, {
+    __index = function(_, key)
+      if not (type(key) == "string" and MASK["mail.client." .. key]) then
+        unknown("mail.client", key)
+      end
+    end,
+  })
+  return setmetatable({}, {
+    __index = values,
+    __newindex = read_only("mail.client"),
+    __metatable = false,
+    __name = "mail.client",
+  })
+end
+
+function LAZY.sender(facts)
+  local name = facts[SENDER]
+  return name and address(name, facts[SENDER_DOMAIN])
+end
+
+function LAZY.recipient(facts)
+  local name = facts[RECIPIENT]
+  return name and address(name, facts[RECIPIENT_DOMAIN])
+end
+
+function LAZY.recipients(facts)
+  charge(1)
+  local parts = list(py.recipients(facts[NUMBER]))
+  local out = {}
+  for n = 1, #parts, 2 do
+    out[#out + 1] = address(parts[n], parts[n + 1])
+  end
+  return out
+end
+
+function LAZY.headers(facts)
+  local headers = setmetatable({}, HEADERS)
+  owner[headers] = facts
+  return headers
+end
+
+function LAZY.size(facts)
+  return py.size(facts[NUMBER])
+end
+
+local FACTS = {}
+function FACTS.__index(facts, key)
+  if type(key) == "table" then
+    return nil -- a key of ours without a value
+  end
+  local mask = FIELD[key]
+  if not mask or mask >> facts[STAGE] & 1 == 0 then
+    unknown("mail", key, facts[STAGE])
+  end
+  local make = LAZY[key]
+  if make then
+    local value = make(facts)
+    facts[key] = value
+    return value
+  end
+end
+
+local not_assignable = read_only("mail")
+
+function M.begin(number, id, origin, ip, port, name, server, listener)
+  local old = mails[number]
+  if old then
+    old[NUMBER] = -1 -- whatever of it a rule kept is nobody's now
+  end
+  local facts = setmetatable({
+    id = id, origin = origin, server = server, listener = listener,
+    [NUMBER] = number, [IP] = ip, [PORT] = port, [NAME] = name, [TOUCHED] = false,
+  }, FACTS)
+  local mail = setmetatable({}, {
+    __index = facts,
+    __newindex = not_assignable,
+    __metatable = false,
+    __name = "mail",
+  })
+  facts[MAIL] = mail
+  mails[number] = facts
+end
+
+function M.set(number, key, value) -- id, helo, tls, user: text, or nil where there is none
+  mails[number][key] = value
+end
+
+function M.set_client(number, ip, port, name)
+  local facts = mails[number]
+  facts[IP], facts[PORT], facts[NAME], facts.client = ip, port, name, nil
+end
+
+function M.set_sender(number, name, domain)
+  local facts = mails[number]
+  facts[SENDER], facts[SENDER_DOMAIN], facts.sender = name, domain, nil
+end
+
+function M.set_recipient(number, name, domain)
+  local facts = mails[number]
+  facts[RECIPIENT], facts[RECIPIENT_DOMAIN] = name, domain
+end
+
+function M.forget_vars(number)
+  local facts = mails[number]
+  facts[STORE], facts.vars, facts[TOUCHED], facts[NESTED] = nil, nil, false, nil
+end
+
+function M.at(number, stage)
+  local facts = mails[number]
+  facts[STAGE] = stage
+  facts.recipient, facts.recipients, facts.size = nil, nil, nil
+  if facts[TOUCHED] then
+    facts.vars, facts[TOUCHED] = nil, false
+  end
+  return facts
+end
+
+function M.object(facts)
+  return facts[MAIL]
+end
+
+function M.settle(facts)
+  if facts[TOUCHED] then
+    keep_vars(facts)
+  end
+end
+
+function M.stage(facts)
+  return facts[STAGE]
+end
+
+--- Declare a word that begins with "mail". False when there is nothing behind it.
+function M.declare(name, mask)
+  MASK[name] = mask
+  local method = name:match("^mail%.headers:(%w+)$")
+  if method then
+    visible[method] = methods[method]
+    return methods[method] ~= nil
+  end
+  local field = name:match("^mail%.([%w_]+)$")
+  if field then
+    FIELD[field] = mask
+  end
+  return field ~= nil or name:match("^mail%.client%.") ~= nil or PART[name:match("^address%.([%w_]+)$")] ~= nil
+end
+
+return M

@@ -1,0 +1,423 @@
+-- The world rules live in: the declared words and nothing else, read-only once the files are loaded.
+--
+-- Each file has globals of its own, written while it is loaded: a global assigned later would be seen by the mails of
+-- every other customer of this worker. All files share the words, whose tables are read-only, so no private copies.
+local K, L, M, py = ... -- the kernel, the library, the mail object, Python's functions
+local fail, charge, now, request = K.fail, K.charge, K.now, K.request
+local type, tostring, next, select, setmetatable = type, tostring, next, select, setmetatable
+local load, dump, getmetatable, concat = load, string.dump, debug.getmetatable, table.concat
+local find, gmatch, sub = string.find, string.gmatch, string.sub
+
+local LARGEST_TEXT = 1 << 20 -- bytes of one text handed to Python
+
+local X = {}
+local W = {} -- the words, as rules see them
+local words = {} -- name of a declared word -> bit set of its stages
+local loading = true
+local rules = {} -- stage number -> its rules in order
+
+local function lock(values, name)
+  return setmetatable({}, {
+    __index = values,
+    __newindex = function(_, key)
+      fail(name .. "." .. tostring(key) .. " cannot be assigned: " .. name .. " is read-only")
+    end,
+    __pairs = function()
+      local key
+      return function()
+        local value
+        key, value = next(values, key)
+        return key, value
+      end
+    end,
+    __metatable = false,
+    __name = name,
+  })
+end
+
+-- Verdicts ------------------------------------------------------------------------------------------------------------
+
+local impl = {}
+local VERDICT = {
+  __metatable = false,
+  __name = "verdict",
+  __newindex = function()
+    fail("a verdict cannot be changed")
+  end,
+}
+local content = setmetatable({}, { __mode = "k" }) -- a verdict -> {kind, text, close or folder}; out of the rule's reach
+
+local function verdict(kind, text, extra)
+  local made = setmetatable({}, VERDICT)
+  content[made] = { kind, text, extra }
+  return made
+end
+
+local function at_stage(word)
+  local r = now()
+  if not r or r.loading then
+    fail(word .. "() belongs inside a rule")
+  elseif words[word] >> r.stage & 1 == 0 then
+    fail(py.wrong_stage(word, r.stage))
+  end
+  return r
+end
+
+local function replying(kind)
+  impl[kind] = function(said, ...)
+    local r = at_stage(kind)
+    local text, close = said, false
+    if select("#", ...) > 0 then
+      fail(kind .. " takes one text; a list of lines stands in braces: " .. kind .. '{"...", "..."}')
+    elseif type(said) == "table" then
+      local lines = {}
+      for n = 1, #said do
+        lines[n] = type(said[n]) == "string" and said[n] or fail(kind .. ": line " .. n .. " is not text")
+      end
+      for key in next, said do
+        if key ~= "close" and math.type(key) ~= "integer" then
+          fail(kind .. " does not know " .. tostring(key) .. "; it takes lines of text and close = true")
+        end
+      end
+      close, text = said.close and true or false, lines[1] and concat(lines, "\n")
+    end
+    if text ~= nil then
+      if type(text) ~= "string" then
+        fail(kind .. " needs text, not " .. type(text))
+      end
+      local wrong = py.check_reply(kind, text, close)
+      if wrong then
+        fail(wrong)
+      end
+    elseif kind == "reply" then
+      fail('reply needs the text of a reply: reply("450 4.7.1 Not now")')
+    end
+    return verdict(kind, text or false, close)
+  end
+end
+for kind in gmatch("accept faccept deny defer reply", "%a+") do
+  replying(kind)
+end
+
+function impl.quarantine(name)
+  at_stage("quarantine")
+  if type(name) ~= "string" or not find(name, "^%w[%w._-]*$") or #name > 64 then
+    fail('quarantine needs a name of letters, digits, ".", "-" and "_": quarantine("viruses")')
+  end
+  return verdict("quarantine", false, name)
+end
+
+function impl.discard()
+  at_stage("discard")
+  return verdict("discard", false, false)
+end
+
+local NEXT = verdict("next", false, false)
+
+-- `next` is also Lua's own function, which always has an argument
+function impl.next(...)
+  if select("#", ...) > 0 then
+    return next(...)
+  end
+  at_stage("next")
+  return NEXT
+end
+
+function impl.relay()
+  py.relay(at_stage("relay").number)
+  return NEXT
+end
+
+-- What is said to the log ---------------------------------------------------------------------------------------------
+
+local function say(level, message)
+  if type(message) ~= "string" then
+    message = tostring(message)
+  end
+  if #message > 8192 then
+    message = sub(message, 1, 8192) .. "..."
+  end
+  charge(1 + (#message >> 10))
+  local r = now()
+  py.say(r and r.number or -1, level, r and r.rule or 0, K.here(), message)
+end
+
+local log = {}
+for level in gmatch("debug info warning error", "%a+") do
+  log[level] = function(message)
+    say(level, message)
+  end
+end
+impl.log = log
+
+function impl.print(...)
+  local out = {}
+  for n = 1, select("#", ...) do
+    out[n] = tostring((select(n, ...)))
+  end
+  say("info", concat(out, "\t"))
+end
+
+-- Words Python answers ------------------------------------------------------------------------------------------------
+
+local function argument(word, n, kind, value)
+  local wanted = kind:match("%a+")
+  if value == nil and kind:find("?", 1, true) then
+    return nil
+  elseif wanted == "string" and getmetatable(value) and type(value) == "table" and getmetatable(value).__name == "address" then
+    value = tostring(value)
+  elseif wanted == "integer" then
+    local whole = math.tointeger(value)
+    if not whole then
+      fail(word .. ": argument " .. n .. " must be a whole number, not " .. type(value))
+    end
+    return whole
+  end
+  if type(value) ~= wanted then
+    fail(word .. ": argument " .. n .. " must be a " .. wanted .. ", not " .. type(value))
+  elseif wanted == "string" and #value > LARGEST_TEXT then
+    fail(word .. ": argument " .. n .. " is longer than " .. LARGEST_TEXT .. " bytes")
+  end
+  return value
+end
+
+local function given(tag, value) -- value | list | none: nil and why | wrong: the rule's mistake
+  if tag == "list" then
+    return M.list(value)
+  elseif tag == "none" then
+    return nil, value
+  elseif tag == "wrong" then
+    fail(value)
+  end
+  return value
+end
+
+--- A word whose work Python does: `kinds` is "string string?" and so on, three arguments at most.
+function X.asked(name, kinds, waits)
+  local kind = {}
+  for one in gmatch(kinds, "%S+") do
+    kind[#kind + 1] = one
+  end
+  local home, last = impl, name
+  local folder, member = name:match("^(%w+)%.([%w_]+)$")
+  if folder then
+    impl[folder] = impl[folder] or {}
+    home, last = impl[folder], member
+  end
+  home[last] = function(a, b, c, ...)
+    if kind[1] then
+      a = argument(name, 1, kind[1], a)
+    end
+    if kind[2] then
+      b = argument(name, 2, kind[2], b)
+    end
+    if kind[3] then
+      c = argument(name, 3, kind[3], c)
+    end
+    charge(1)
+    if waits then
+      return given(request(name, a, b, c))
+    end
+    local r = now()
+    if not r or r.loading then
+      fail(name .. " cannot be used while the rules are loaded")
+    elseif words[name] >> r.stage & 1 == 0 then
+      fail(py.wrong_stage(name, r.stage))
+    end
+    return given(py.ask(r.number, name, a, b, c))
+  end
+end
+
+-- Files ---------------------------------------------------------------------------------------------------------------
+
+local function world_of(file, extra)
+  local own = setmetatable(extra, { __index = W })
+  local env
+  env = setmetatable({}, {
+    __index = own,
+    __newindex = function(_, key, value)
+      if not loading then
+        fail("a rule cannot assign the global " .. tostring(key) .. ": use a local, mail.vars or store")
+      elseif W[key] ~= nil or key == "_G" or key == "on" then
+        fail(tostring(key) .. " is a word of the server; use another name")
+      end
+      own[key] = value
+    end,
+    __pairs = function()
+      return next, {}
+    end,
+    __metatable = false,
+    __name = file,
+  })
+  own._G = env
+  return env
+end
+
+--- Compile one file. Its `return f()` become plain calls (see lines.py), so that an error there knows its line.
+local function compile(text, file, env)
+  local chunk, message = load(text, "@" .. file, "t", env)
+  if not chunk then
+    return nil, message
+  end
+  return load(py.with_lines(dump(chunk)), "@" .. file, "b", env)
+end
+
+local modules, underway = {}, {} -- name -> {what it returned}; those being loaded, in order
+
+function impl.require(name)
+  if type(name) ~= "string" then
+    fail("require needs the name of a module")
+  elseif modules[name] then
+    return modules[name][1]
+  elseif not loading then
+    fail('require "' .. name .. '" belongs at the top of the file, outside any rule')
+  end
+  for _, one in ipairs(underway) do
+    if one == name then
+      fail('require "' .. name .. '" leads back to itself: ' .. concat(underway, " -> ") .. " -> " .. name)
+    end
+  end
+  local text, file = py.source(name)
+  if not text then
+    fail(file)
+  end
+  local chunk, message = compile(text, file, world_of(file, {}))
+  if not chunk then
+    error(message, 0)
+  end
+  underway[#underway + 1] = name
+  local value = chunk()
+  underway[#underway] = nil
+  modules[name] = { value == nil and true or value }
+  return modules[name][1]
+end
+
+local on = setmetatable({}, {
+  __index = function(_, key)
+    fail(py.unknown("on", tostring(key), -1))
+  end,
+  __newindex = function()
+    fail("rules are written on.STAGE(name, function(mail) ... end)")
+  end,
+  __metatable = false,
+  __name = "on",
+})
+
+--- A stage exists; `number` is its place in the order of stages.
+function X.stage(name, number)
+  local list = {}
+  rules[number] = list
+  rawset(on, name, function(title, rule, ...)
+    if not loading then
+      fail("on." .. name .. " belongs at the top of a file, outside any rule")
+    elseif type(title) ~= "string" or title == "" or #title > 200 then
+      fail("on." .. name .. ' needs the name of the rule first: on.' .. name .. '("what it does", function(mail) ... end)')
+    elseif type(rule) ~= "function" or select("#", ...) > 0 then
+      fail("on." .. name .. '("' .. title .. '") needs a function(mail) ... end after the name')
+    end
+    local wrong = py.rule(number, title, K.here())
+    if wrong then
+      fail(wrong)
+    end
+    list[#list + 1] = rule
+  end)
+end
+
+--- Declare a word: only now do rules see it. False when there is nothing behind it.
+function X.word(name, mask)
+  words[name] = mask
+  if find(name, "^mail[.:]") or find(name, "^address[.:]") or name == "mail" then
+    return name == "mail" or M.declare(name, mask)
+  end
+  local folder, member = name:match("^(%w+)%.([%w_]+)$")
+  if not folder then
+    local value = impl[name]
+    if value == nil then
+      value = L[name]
+    end
+    W[name] = value
+    return value ~= nil
+  end
+  if folder == "on" then
+    return rawget(on, member) ~= nil
+  end
+  local from = impl[folder] or L[folder]
+  local value = from and from[member]
+  if value == nil then
+    return false
+  end
+  local shown = rawget(W, folder) or {}
+  W[folder], shown[member] = shown, value
+  return true
+end
+
+--- All words are declared: their tables become read-only.
+function X.declared()
+  for name, value in next, W do
+    if type(value) == "table" then
+      if not L[name] then
+        setmetatable(value, {
+          __index = function(_, key)
+            fail(py.unknown(name, tostring(key), -1))
+          end,
+        })
+      end
+      W[name] = lock(value, name)
+    end
+  end
+  W._VERSION = L._VERSION
+end
+
+local function start_file(r)
+  r.chunk()
+end
+
+--- Load a file of rules. Answers as start() of the kernel does.
+function X.load(text, file)
+  local chunk, message = compile(text, file, world_of(file, { on = on }))
+  if not chunk then
+    return 2, message, false, "", 0
+  end
+  return K.start(start_file, { number = 0, loading = true, chunk = chunk })
+end
+
+function X.loaded()
+  loading = false
+end
+
+-- Stages --------------------------------------------------------------------------------------------------------------
+
+local function odd(value)
+  local what = type(value)
+  if what == "number" or what == "boolean" then
+    what = what .. " (" .. tostring(value) .. ")"
+  elseif what == "string" then
+    what = 'text; did it mean deny("...")?'
+  end
+  fail("the rule returned a " .. what .. "; a rule returns a verdict such as deny(...), or nothing")
+end
+
+local function judge(r)
+  local facts, list = r.facts, rules[r.stage]
+  local mail, tracing = M.object(facts), r.tracing
+  for n = r.rule, #list do
+    r.rule = n
+    local before = tracing and K.used(r)
+    local returned = list[n](mail)
+    M.settle(facts)
+    local said = returned ~= nil and (content[returned] or odd(returned))
+    if tracing then
+      py.traced(r.number, n, said and said[1] or "next", K.used(r) - before)
+    end
+    if said and said[1] ~= "next" then
+      return said[1], said[2], said[3], n
+    end
+  end
+end
+
+--- Let the rules of a stage speak, from the rule `first` on.
+function X.start(number, stage, first, tracing)
+  return K.start(judge, { number = number, stage = stage, rule = first, facts = M.at(number, stage), tracing = tracing })
+end
+
+return X

@@ -1,0 +1,47 @@
+"""Pauses, and the guard that forbids a switch of greenlets where it would crash: while Lua is on the C stack.
+
+lupa gives every greenlet of a thread the same Lua state; a switch from inside a call of Lua, however it comes about,
+mixes two C stacks (measured: a segfault with two greenlets). So whoever calls Lua says so in `Inside`, and the hub
+refuses to be switched to meanwhile: the mistake becomes an error with a trace.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import gevent
+import gevent.hub
+from gevent import get_hub
+
+
+class Inside(Protocol):
+    """`depth` is above 0 while foreign code that cannot survive a switch is on the C stack."""
+
+    depth: int
+
+
+class SwitchInside(RuntimeError):
+    """Something waited where nothing may wait."""
+
+
+class GuardedHub(gevent.hub.Hub):
+    """The hub of gevent, but it refuses to run while foreign code is on the C stack."""
+
+    inside: Inside | None = None
+
+    def switch(self) -> Any:
+        if self.inside is not None and self.inside.depth:
+            raise SwitchInside("a wait inside a call of Lua: what waits has to leave Lua first")
+        return super().switch()
+
+
+def guard(inside: Inside) -> None:
+    """Make this thread's hub a guarded one."""
+    hub = get_hub()
+    if type(hub) is gevent.hub.Hub:
+        hub.__class__ = GuardedHub
+    hub.inside = inside
+
+
+def pause(seconds: float) -> None:
+    gevent.sleep(seconds)

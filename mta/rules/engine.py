@@ -1,0 +1,291 @@
+"""Loads the rules and lets them speak: `Rules.load(settings, world)`, then `rules.run(stage, transaction)`.
+
+Lua never waits. A rule that asks the outside (dns.lookup) yields its question, we wait for the answer here, with no Lua
+on the stack, and step it on:
+
+    run(stage) -> start --DONE-----------------------------------------------> a Verdict
+                    |----BROKEN-> log rule_failed -> what rules.on_error says ----^
+                    '----WAITS--> ask the World (at most rules.wall seconds) -> step -> as start
+
+One loaded set of files is a generation; a reload makes another one, and transactions keep the one they began with. In
+a generation there is one runtime of Lua. When its memory passes rules.memory although the garbage is gone, the same
+files are loaded into a fresh one: transactions finish in the old, which goes with the last of them. While an old one
+is still in use no third one is made: new transactions wait, then get a 451.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lupa import lua54
+
+from mta import log, resources, settings
+from mta.rules import api, verdict
+from mta.rules.sandbox import BROKEN, DONE, LARGEST, WAITS, Runtime, Side, Turn, flat, said, shown
+from mta.rules.transaction import Asked, Transaction
+from mta.rules.verdict import BUSY, NEXT, STAGES, Verdict
+from mta.rules.world import Slow, Unanswered, World
+
+PATIENCE = 5.0  # seconds a new transaction waits for memory
+_MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
+_PLACE = re.compile(r"(\S+?\.lua|\S+):([0-9]+): (.*)", re.S)
+_NIL_CALL = re.compile(r"attempt to (?:call|index) a nil value \(global '(\w+)'\)")
+
+
+class RulesError(Exception):
+    """Rules that cannot be loaded. `file` and `line` (0 if unknown) say where, `what` says what."""
+
+    def __init__(self, file: str, line: int, what: str) -> None:
+        self.file, self.line, self.what = file, line, what
+        super().__init__(f"{file}:{line}: {what}" if line else f"{file}: {what}")
+
+
+class Rules:
+    """One generation of rules. `stages` are those with a rule, `files` what was read, `version` a hash over it all."""
+
+    def __init__(self, settings: settings.Rules, world: World) -> None:
+        self.settings, self.world = settings, world
+        self.version = ""
+        self.stages: frozenset[str] = frozenset()
+        self.files: list[Path] = []
+        self._kept: dict[Path, tuple[os.stat_result, bytes]] = {}
+        self._words = api.WORDS
+        self._asks: dict[str, Callable[..., Any]] = {"dns.lookup": self._lookup}
+        self._runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
+        self._runtime: Runtime
+
+    @classmethod
+    def load(cls, settings: settings.Rules, world: World) -> Rules:
+        """Read main.lua in `settings.path` and what it requires. Raises RulesError."""
+        rules = cls(settings, world)
+        rules._runtime = rules._fresh()
+        rules.stages = frozenset(stage for n, stage in enumerate(STAGES) if rules._runtime.rules[n])
+        rules.files = sorted(rules._kept)
+        sums = [f"{path.name} {hashlib.sha256(kept).hexdigest()}" for path, (_, kept) in sorted(rules._kept.items())]
+        rules.version = hashlib.sha256("\n".join(sums).encode()).hexdigest()[:12]
+        return rules
+
+    def changed(self) -> bool:
+        """Whether a file that was read is no longer what it was. Costs a stat each, and a read where that differs."""
+        for path, (stat, kept) in self._kept.items():
+            try:
+                now = path.stat()
+                if (now.st_mtime_ns, now.st_size) == (stat.st_mtime_ns, stat.st_size):
+                    continue
+                if path.read_bytes() != kept:
+                    return True
+            except OSError:
+                return True
+            self._kept[path] = (now, kept)
+        return False
+
+    # -- files ---------------------------------------------------------------------------------------------------------
+
+    def _read(self, path: Path) -> str:
+        """The text of a file, as it was when this generation was loaded. Raises OSError, ValueError."""
+        kept = self._kept.get(path)
+        if kept is None:
+            if self.version:
+                raise ValueError("the file was not there when the rules were loaded")
+            with path.open("rb") as file:
+                kept = (os.fstat(file.fileno()), file.read(LARGEST + 1))
+            if len(kept[1]) > LARGEST:
+                raise ValueError(f"the file is larger than {LARGEST} bytes")
+            if kept[1].startswith(b"\x1b"):
+                raise ValueError("this is compiled Lua; rules are read as text only")
+            self._kept[path] = kept
+        return kept[1].removeprefix(b"\xef\xbb\xbf").decode("latin-1")
+
+    def _module(self, name: str) -> tuple[str | None, str]:
+        """(text, file name) of a module, or (None, why not). Names are dotted words, so no name leads out of here."""
+        if not _MODULE.fullmatch(name):
+            return None, f'require "{name}": a module\'s name is made of words and dots'
+        inside = name.replace(".", "/") + ".lua"
+        for folder, prefix in ((Path(self.settings.path), ""), (resources.folder("lua") / "lib", "lib/")):
+            path = folder / inside
+            if path in self._kept or (not self.version and path.is_file()):
+                try:
+                    return self._read(path), prefix + inside
+                except (OSError, ValueError) as error:
+                    return None, f"{prefix}{inside}: {getattr(error, 'strerror', None) or error}"
+        return None, f'require "{name}": there is no {inside} in {self.settings.path}'
+
+    def _fresh(self) -> Runtime:
+        """A new runtime with these rules in it. Raises RulesError."""
+        main = Path(self.settings.path) / "main.lua"
+        try:
+            text = self._read(main)
+        except (OSError, ValueError) as error:
+            raise RulesError(str(main), 0, getattr(error, "strerror", None) or str(error)) from None
+        runtime = Runtime(self.settings, self.world, self._module, self._words)
+        try:
+            answer = runtime.load(text, "main.lua")
+        except lua54.LuaError as error:
+            raise RulesError("main.lua", 0, f"the rules cannot be loaded: {error}") from None
+        if answer != DONE:
+            _, message, place, _, _ = answer
+            where, what = _explain(message, place)
+            file, _, line = where.rpartition(":")
+            raise RulesError(file or "main.lua", int(line or 0), what)
+        runtime.loaded()
+        runtime.collect()
+        if runtime.used() > self.settings.memory // 2:
+            raise RulesError("main.lua", 0, f"the rules alone take {runtime.used()} bytes; see rules.memory")
+        self._runtimes.add(runtime)
+        return runtime
+
+    # -- stages --------------------------------------------------------------------------------------------------------
+
+    def run(self, stage: str, transaction: Transaction) -> Verdict:
+        """Let the rules of a stage speak. Parks the greenlet while one waits; no rule can make it raise."""
+        tx = transaction
+        if tx.rules is not self:
+            if tx.rules is not None:
+                return tx.rules.run(stage, tx)
+            tx.rules = self
+        if stage == "rcpt":
+            tx.relay = tx._standing
+        if stage not in self.stages:
+            return NEXT
+        side = tx.side
+        if side is None:
+            runtime = self._room()
+            if runtime is None:
+                self._failed(tx, stage, "", "", "the rules need more memory than rules.memory allows", "")
+                return Verdict("defer", BUSY, failed=True)
+            side = tx.side = Side(runtime, tx)
+        side.show(tx)
+        runtime, number = side.runtime, side.number
+        turn: int | Verdict = 1
+        try:
+            runtime.now[number] = at = Turn(tx, stage)
+            while isinstance(turn, int):
+                turn = self._speak(runtime, number, at, turn)
+            return turn
+        except lua54.LuaError as error:  # not even the kernel had memory
+            runtime.collect()
+            self._failed(tx, stage, "", "", str(error), "")
+            return verdict.failure(self.settings.on_error, "", "")
+        finally:
+            del runtime.now[number]
+
+    def _speak(self, runtime: Runtime, number: int, turn: Turn, first: int) -> Verdict | int:
+        """The verdict of a stage from its rule `first` on, or the rule to go on with after one that failed."""
+        answer = runtime.start(number, turn.place, first, turn.tx.tracing)
+        ends = 0.0
+        while answer != DONE and answer[0] == WAITS:
+            _, word, *arguments = answer
+            began = time.monotonic()
+            ends = ends or began + self.settings.wall
+            try:
+                tag, value = self._outside(turn, word, arguments, ends - began)
+            except BaseException:  # who waits here is wanted no more: the client has gone, or the worker ends
+                runtime.drop(number)
+                raise
+            if tag == "slow":
+                place, rule = runtime.drop(number)
+                answer = (BROKEN, f"the stage took longer than {self.settings.wall:g} s (rules.wall)", place, "", rule)
+            else:
+                if runtime.used() > runtime.ceiling:  # a push must never meet the limit of Lua's memory
+                    runtime.collect()
+                answer = runtime.step(number, tag, value)
+        if answer == DONE:
+            return NEXT
+        if answer[0] == DONE:
+            _, kind, text, extra, rule = answer
+            name, where = runtime.rules[turn.place][rule - 1]
+            return verdict.read(turn.stage, kind, said(text) if text else False, extra, name, where)
+        _, message, at, trace, rule = answer
+        runtime.forget_vars(number)
+        return self._broken(runtime, turn, message, at, trace, rule)
+
+    def _broken(self, runtime: Runtime, turn: Turn, message: str, at: Any, trace: str, rule: int) -> Verdict | int:
+        """A rule failed: tell the log, and do what `rules.on_error` says."""
+        name, where = runtime.rules[turn.place][rule - 1]
+        at, what = _explain(message, at)
+        where = at or where
+        self._failed(turn.tx, turn.stage, name, where, what, said(trace))
+        if turn.tx.tracing:
+            turn.note(name, where, "failed", 0)
+        if self.settings.on_error != "continue":
+            return verdict.failure(self.settings.on_error, name, where)
+        return rule + 1 if rule < len(runtime.rules[turn.place]) else NEXT
+
+    def _failed(self, tx: Transaction, stage: str, rule: str, where: str, error: str, trace: str) -> None:
+        self.world.log(
+            "rule_failed",
+            session=tx.session,
+            mail=tx.mail_id,
+            stage=stage,
+            rule=rule,
+            where=where,
+            error=error,
+            traceback=trace,
+        )
+
+    def _room(self) -> Runtime | None:
+        """A runtime with room for one more transaction; None if there is none in time."""
+        until = 0.0
+        while True:
+            runtime, limit = self._runtime, self.settings.memory
+            if runtime.used() <= limit:
+                return runtime
+            runtime.collect()
+            if runtime.used() <= limit * 9 // 10:  # else the next few mails would bring us here again
+                return runtime
+            if len(self._runtimes) < 2:
+                self._runtime = self._fresh()
+                return self._runtime
+            now = self.world.now()
+            until = until or now + min(PATIENCE, self.settings.wall)
+            if now >= until:
+                return None
+            self.world.pause(0.05)
+
+    # -- the outside ---------------------------------------------------------------------------------------------------
+
+    def _outside(self, turn: Turn, word: str, arguments: list[Any], seconds: float) -> tuple[str, Any]:
+        """Ask for what a rule waits for: (tag, value) as sandbox.lua reads them, or "slow"."""
+        began = time.perf_counter()
+        found: Any
+        try:
+            found = self.world.within(max(seconds, 0.001), self._asks[word], *arguments)
+            tag = "list" if isinstance(found, list) else "value"
+        except Slow:
+            found, tag = None, "slow"
+        except Unanswered as why:
+            found, tag = str(why), "none"
+        except ValueError as wrong:
+            found, tag = f"{word}: {wrong}", "wrong"
+        except Exception as error:
+            log.bug(error)
+            found, tag = "the server failed", "none"
+        if turn.tx.tracing:
+            given = tuple(one for one in arguments if one is not None)
+            turn.asked.append(Asked(word, given, found, (time.perf_counter() - began) * 1e6))
+        if tag == "list":
+            found = flat(found)
+        return tag, shown(found) if isinstance(found, str) else found
+
+    def _lookup(self, name: str, type: str | None, _: Any = None) -> list[str]:
+        return self.world.lookup(name, type or "A")
+
+
+def _explain(message: str, place: str | bool) -> tuple[str, str]:
+    """(file:line, what) of an error: the place it names itself, or the innermost line of a rule."""
+    at, what = str(place or ""), message
+    named = _PLACE.fullmatch(message)
+    if named and (named[1].endswith(".lua")):
+        at, what = f"{named[1]}:{named[2]}", named[3]
+    missing = _NIL_CALL.search(what)
+    near = api.nearest(missing[1]) if missing else None
+    if missing and near and near != missing[1]:
+        what += f"; did you mean {near}?"
+    return said(at), said(what)

@@ -1,0 +1,394 @@
+"""One Lua runtime with one set of rules in it, and the few Python functions it may call.
+
+lupa 2.8 has memory-safety bugs; these laws keep clear of them:
+
+    law                                                     because
+    only text, numbers and booleans cross, both ways        a Lua value outliving its coroutine crashes; so does an
+                                                            object pushed again while Lua collects its old shell
+    functions are registered once, when the runtime is made the same
+    a function called by Lua never raises: (None, message)  an exception in a coroutine loses its text
+    nothing is pushed unless memory is well below the limit a push at `max_memory` ends the process
+    Lua hands over a fixed number of values                 many values are moved without a look at the stack
+    no greenlet switches while Lua runs (`INSIDE`)          two greenlets would share one C stack of Lua
+
+`max_memory` is the last line; the budgets in kernel.lua stay below it by HEADROOM.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import struct
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from lupa import lua54
+
+from mta import log, resources, settings
+from mta.message.address import NULL, Address
+from mta.rules import api, lines, verdict
+from mta.rules.transaction import Asked, Step, Transaction
+from mta.rules.verdict import STAGES
+from mta.rules.world import INSIDE, World
+
+HEADROOM = 32 << 20  # bytes between what rules may use and `max_memory`
+LARGEST = 1 << 20  # bytes of one text shown to Lua
+DONE, WAITS, BROKEN = 0, 1, 2
+PLACE = {stage: number for number, stage in enumerate(STAGES)}
+FILES = ("kernel", "patterns", "library", "json", "mail", "sandbox")
+
+Source = Callable[[str], tuple[str | None, str]]
+
+FORGET = """
+local loaded = package.loaded
+for name in ("python io os package debug coroutine load loadfile dofile require collectgarbage warn"):gmatch("%a+") do
+  loaded[name], _G[name] = nil, nil
+end
+"""
+
+
+def deny(*_: Any) -> Any:
+    raise AttributeError("Python's objects are not for Lua")
+
+
+def shown(text: str) -> str:
+    """Text as Lua gets it: bytes as Latin-1 characters, at most LARGEST of them."""
+    if not text.isascii():
+        try:
+            text.encode("latin-1")
+        except UnicodeEncodeError:
+            text = text.encode("utf-8", "surrogateescape").decode("latin-1")
+    return text if len(text) <= LARGEST else text[:LARGEST]
+
+
+def said(text: str) -> str:
+    """Text from Lua as people read it: its bytes as UTF-8, if that is what they are."""
+    if text.isascii():
+        return text
+    try:
+        return text.encode("latin-1").decode("utf-8")
+    except (UnicodeEncodeError, UnicodeDecodeError):
+        return text
+
+
+def flat(items: list[str]) -> str:
+    """A list of text as one text: "5:hello3:you"; what would pass LARGEST is left out."""
+    out, size = [], 0
+    for item in items:
+        text = shown(item)
+        size += len(text) + 8
+        if size > LARGEST:
+            break
+        out.append(f"{len(text)}:{text}")
+    return "".join(out)
+
+
+def never_raises(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What Lua calls: an error becomes (None, message); one that is not about the rule's arguments is our bug."""
+
+    @functools.wraps(function)
+    def safe(*args: Any) -> Any:
+        try:
+            return function(*args)
+        except ValueError as error:
+            return None, shown(str(error))
+        except Exception as error:
+            log.bug(error)
+            return None, f"the server failed: {type(error).__name__}"
+
+    return safe
+
+
+class Turn:
+    """One stage of one transaction, while its rules speak. `asked`: what the rule at work has asked, when tracing."""
+
+    __slots__ = ("asked", "mark", "place", "stage", "tx")
+
+    def __init__(self, tx: Transaction, stage: str) -> None:
+        self.tx, self.stage, self.place = tx, stage, PLACE[stage]
+        self.asked: list[Asked] = []
+        self.mark = time.perf_counter() if tx.tracing else 0.0
+
+    def note(self, rule: str, where: str, kind: str, units: int) -> None:
+        """A rule has spoken."""
+        now = time.perf_counter()
+        self.tx.trace.append(Step(self.stage, rule, where, kind, (now - self.mark) * 1e6, units * 1000, self.asked))
+        self.mark, self.asked = now, []
+
+
+class Side:
+    """What Lua knows of one transaction: its number there, and the facts as they were last shown."""
+
+    __slots__ = (
+        "client", "helo", "id", "ip", "name", "number", "recipient", "runtime", "sender", "tls", "user", "vars",
+    )  # fmt: skip
+
+    def __init__(self, runtime: Runtime, tx: Transaction) -> None:
+        self.runtime = runtime
+        self.number = number = runtime.free.pop() if runtime.free else runtime.count()
+        client = tx.client
+        self.ip, self.name, self.vars = client.ip, client.name, tx.vars
+        self.id = tx.mail_id or tx.session
+        self.helo = self.user = self.tls = ""
+        self.sender: Address | None = None
+        self.recipient: Address | None = None
+        runtime.begin(
+            number, self.id, tx.origin or None, shown(client.ip), client.port, shown(client.name) or None,
+            shown(tx.server), tx.listener,
+        )  # fmt: skip
+
+    def show(self, tx: Transaction) -> None:
+        """Tell Lua what has changed since the last stage."""
+        number, runtime, client = self.number, self.runtime, tx.client
+        if tx.helo is not self.helo:
+            self.helo = tx.helo
+            runtime.set(number, "helo", shown(tx.helo) or None)
+        if client.tls is not self.tls:
+            self.tls = client.tls
+            runtime.set(number, "tls", shown(client.tls) or None)
+        if tx.user is not self.user:
+            self.user = tx.user
+            runtime.set(number, "user", shown(tx.user) or None)
+        sender = tx.sender
+        if sender is not self.sender:
+            self.sender = sender
+            sender = sender or NULL
+            runtime.set_sender(number, shown(sender.local_part), shown(sender.domain))
+        recipient = tx.recipient
+        if recipient is not self.recipient:
+            self.recipient = recipient
+            if recipient is None:
+                runtime.set_recipient(number, None, None)
+            else:
+                runtime.set_recipient(number, shown(recipient.local_part), shown(recipient.domain))
+        if (tx.mail_id or tx.session) is not self.id:
+            self.id = tx.mail_id or tx.session
+            runtime.set(number, "id", self.id)
+        if client.ip is not self.ip or client.name is not self.name:
+            self.ip, self.name = client.ip, client.name
+            runtime.set_client(number, shown(client.ip), client.port, shown(client.name) or None)
+        if tx.vars is not self.vars:
+            self.vars = tx.vars
+            runtime.forget_vars(number)
+
+    def close(self) -> None:
+        self.runtime.free.append(self.number)
+
+
+class Runtime:
+    """Lua with the rules loaded. `rules[stage number]` are (name, where), `source` finds a module's text by name.
+
+    `load`, `start` and `step` answer as kernel.lua does: DONE alone, or a tuple whose first value is DONE, WAITS or
+    BROKEN. Raises lupa's errors when even the trusted Lua runs out of memory.
+    """
+
+    def __init__(self, settings: settings.Rules, world: World, source: Source, words: dict[str, api.Word]) -> None:
+        self.world, self.source = world, source
+        self.ceiling = settings.memory + 2 * settings.growth
+        self.rules: list[list[tuple[str, str]]] = [[] for _ in STAGES]
+        self.now: dict[int, Turn] = {}  # the number of a transaction -> its stage under way
+        self.free: list[int] = []
+        self._count = 0
+        self._lua = lua = lua54.LuaRuntime(
+            unpack_returned_tuples=True,
+            register_eval=False,
+            register_builtins=False,
+            attribute_handlers=(deny, deny),
+            max_memory=self.ceiling + HEADROOM,
+            encoding="latin-1",
+        )
+        self.used: Callable[[], int] = lua.get_memory_used
+        self._build(settings, words)
+
+    def count(self) -> int:
+        self._count += 1
+        return self._count
+
+    def collect(self) -> None:
+        self._lua.gccollect()
+
+    def _build(self, settings: settings.Rules, words: dict[str, api.Word]) -> None:
+        lua, folder = self._lua, resources.folder("lua")
+        load = lua.eval('function(text, ...) return assert(load(text, "=mta", "t"))(...) end')
+        text = {name: (folder / f"{name}.lua").read_bytes().decode("latin-1") for name in FILES}
+        table = lua.eval("{}")
+        for name, function in self._functions().items():
+            table[name] = function
+        units = max(settings.instructions // 1000, 1)
+        kernel = load(text["kernel"], units, settings.growth // 1024, (self.ceiling) // 1024)
+        raw = lua.eval("{string.find, string.match, string.gmatch, string.gsub, string.byte, string.sub, string.char}")
+        patterns = load(text["patterns"], kernel, raw)
+        library = load(text["library"], kernel, patterns, table["random"], table["now"])
+        plain = load(text["json"], kernel)
+        mail = load(text["mail"], kernel, plain, table)
+        box = load(text["sandbox"], kernel, library, mail, table)
+        self.begin, self.set, self.set_client = mail["begin"], mail["set"], mail["set_client"]
+        self.set_sender, self.set_recipient = mail["set_sender"], mail["set_recipient"]
+        self.forget_vars = mail["forget_vars"]
+        self._load, self._loaded = box["load"], box["loaded"]
+        self._start, self._step, self._drop = box["start"], kernel["step"], kernel["drop"]
+        for number, stage in enumerate(STAGES):
+            box["stage"](stage, number)
+        for one in words.values():
+            if one.asks:
+                kinds = " ".join(a.type + "?" * a.optional for a in one.arguments)
+                box["asked"](one.name, kinds, one.waits)
+        missing = [one.name for one in words.values() if not box["word"](one.name, one.mask)]
+        if missing:
+            raise LookupError(f"declared, but nothing is behind them: {', '.join(missing)}")
+        box["declared"]()
+        lua.execute(FORGET)
+
+    # -- into Lua ------------------------------------------------------------------------------------------------------
+
+    def load(self, text: str, file: str) -> Any:
+        """Run one file of rules."""
+        INSIDE.depth += 1
+        try:
+            return self._load(text, file)
+        finally:
+            INSIDE.depth -= 1
+
+    def loaded(self) -> None:
+        """No more files: from now on globals cannot be assigned."""
+        self._loaded()
+
+    def start(self, number: int, stage: int, first: int, tracing: bool) -> Any:
+        INSIDE.depth += 1
+        try:
+            return self._start(number, stage, first, tracing)
+        finally:
+            INSIDE.depth -= 1
+
+    def step(self, number: int, tag: str, value: Any) -> Any:
+        INSIDE.depth += 1
+        try:
+            return self._step(number, tag, value)
+        finally:
+            INSIDE.depth -= 1
+
+    def drop(self, number: int) -> tuple[str, int]:
+        """End a stage that waits: (where it waited, the number of the rule)."""
+        place, rule = self._drop(number)
+        return place or "", rule
+
+    # -- what Lua may call ---------------------------------------------------------------------------------------------
+
+    def _functions(self) -> dict[str, Callable[..., Any]]:
+        own: list[Callable[..., Any]] = [
+            self.unknown, self.wrong_stage, self.check_reply, self.vars, self.keep_vars, self.recipients, self.size,
+            self.relay, self.say, self.traced, self.rule, self.module, self.with_lines,
+            self.header_has, self.header_get, self.header_all, self.header_count, self.header_append,
+            self.header_prepend, self.header_set, self.header_rename, self.header_remove,
+        ]  # fmt: skip
+        functions = {one.__name__: never_raises(one) for one in own}
+        functions["source"] = functions.pop("module")
+        functions["random"] = never_raises(self.world.random)
+        functions["now"] = never_raises(self.world.now)
+        return functions
+
+    def _mail(self, number: int) -> Transaction:
+        try:
+            return self.now[number].tx
+        except KeyError:
+            raise ValueError("this mail is over") from None
+
+    def _headers(self, number: int) -> Any:
+        message = self._mail(number).message
+        if message is None:
+            raise ValueError("this mail has no content yet")
+        return message.headers
+
+    def header_has(self, number: int, name: str) -> bool:
+        return self._headers(number).has(name)
+
+    def header_get(self, number: int, name: str) -> str | None:
+        value = self._headers(number).get(name)
+        return None if value is None else shown(value)
+
+    def header_all(self, number: int, name: str) -> str:
+        return flat(self._headers(number).all(name))
+
+    def header_count(self, number: int, name: str) -> int:
+        return self._headers(number).count(name)
+
+    def header_append(self, number: int, name: str, value: str) -> None:
+        self._headers(number).append(name, value)
+
+    def header_prepend(self, number: int, name: str, value: str) -> None:
+        self._headers(number).prepend(name, value)
+
+    def header_set(self, number: int, name: str, value: str) -> None:
+        self._headers(number).set(name, value)
+
+    def header_rename(self, number: int, name: str, new: str) -> bool:
+        return self._headers(number).rename(name, new)
+
+    def header_remove(self, number: int, name: str) -> int:
+        return self._headers(number).remove(name)
+
+    def vars(self, number: int) -> str | None:
+        found = self._mail(number).vars
+        return json.dumps(found, separators=(",", ":")) if found else None
+
+    def keep_vars(self, number: int, text: str) -> None:
+        tx = self._mail(number)
+        tx.vars = msgspec.json.decode(text)
+        if tx.side is not None:
+            tx.side.vars = tx.vars
+
+    def recipients(self, number: int) -> str:
+        return flat([part for a in self._mail(number).recipients for part in (a.local_part, a.domain)])
+
+    def size(self, number: int) -> int:
+        message = self._mail(number).message
+        return 0 if message is None else message.size
+
+    def relay(self, number: int) -> None:
+        self._mail(number).allow_relay(self.now[number].stage)
+
+    def check_reply(self, kind: str, text: str, close: bool) -> str | None:
+        wrong = verdict.complaint(kind, said(text), close)
+        return shown(wrong) if wrong else None
+
+    def unknown(self, thing: str, key: str, stage: int) -> str:
+        return shown(api.unknown(thing, key, STAGES[stage] if stage >= 0 else None))
+
+    def wrong_stage(self, name: str, stage: int) -> str:
+        return api.wrong_stage(name, STAGES[stage])
+
+    def rule(self, stage: int, name: str, where: str) -> str | None:
+        name = said(name)
+        for known, place in self.rules[stage]:
+            if known == name:
+                return shown(f'there is a rule "{name}" at {STAGES[stage]} already, in {place}')
+        self.rules[stage].append((name, where))
+        return None
+
+    def module(self, name: str) -> tuple[str | None, str]:
+        text, file = self.source(name)
+        return text, shown(file)
+
+    def with_lines(self, code: str) -> str:
+        try:
+            return lines.keep(code.encode("latin-1")).decode("latin-1")
+        except (IndexError, struct.error) as error:  # another layout of Lua 5.4: errors say less, nothing else
+            log.bug(error)
+            return code
+
+    def say(self, number: int, level: str, rule: int, where: str, message: str) -> None:
+        event = "rule_log" if level == "info" else f"rule_{level}"
+        turn = self.now.get(number)
+        if turn is None:
+            self.world.log(event, where=where, message=said(message))
+            return
+        tx, name = turn.tx, self.rules[turn.place][rule - 1][0]
+        self.world.log(
+            event, session=tx.session, mail=tx.mail_id, stage=turn.stage, rule=name, where=where, message=said(message)
+        )
+
+    def traced(self, number: int, rule: int, kind: str, units: int) -> None:
+        turn = self.now[number]
+        turn.note(*self.rules[turn.place][rule - 1], kind, units)

@@ -1,0 +1,130 @@
+"""Everything a rule learns from outside the mail passes through one World: the real one, or one made up for a test."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from mta import log
+
+
+class Unanswered(Exception):
+    """The world could not tell now. The rule gets nil and this text."""
+
+
+class Slow(Exception):
+    """The world took longer than it was given."""
+
+
+class Inside:
+    """`depth` is above 0 while Lua is on the C stack: no greenlet may switch then (see sandbox.py)."""
+
+    __slots__ = ("depth",)
+
+    def __init__(self) -> None:
+        self.depth = 0
+
+
+INSIDE = Inside()
+
+
+class World(Protocol):
+    """What the engine asks of the outside. Only `lookup` and `pause` may park the greenlet."""
+
+    def lookup(self, name: str, type: str) -> list[str]:
+        """The records of a name; [] when there are none. Raises Unanswered, ValueError for a type that is none."""
+
+    def now(self) -> float:
+        """Seconds since 1970."""
+
+    def random(self) -> float:
+        """A number in [0, 1)."""
+
+    def log(self, event: str, **fields: Any) -> None:
+        """An event of `events.EVENTS`."""
+
+    def within(self, seconds: float, work: Callable[..., Any], *args: Any) -> Any:
+        """Do work that may wait. Raises Slow after `seconds`, or whatever the work raises."""
+
+    def pause(self, seconds: float) -> None:
+        """Let time pass."""
+
+
+class Resolver(Protocol):
+    def lookup(self, name: str, type: str) -> list[str]: ...
+
+
+class LiveWorld:
+    """The real world of a worker. It needs the hub; make it after the fork."""
+
+    def __init__(self, resolver: Resolver) -> None:
+        from mta.net import deadline, dns, patience
+
+        self._resolver = resolver
+        self._within, self._timed_out = deadline.within, deadline.TimedOut
+        self._temporary = dns.DnsTemporary
+        self._pause = patience.pause
+        patience.guard(INSIDE)
+        self.random = random.random
+        self.now = time.time
+        self.log = log.event
+
+    def lookup(self, name: str, type: str) -> list[str]:
+        try:
+            return self._resolver.lookup(name, type)
+        except self._temporary as failed:
+            raise Unanswered(str(failed)) from None
+
+    def within(self, seconds: float, work: Callable[..., Any], *args: Any) -> Any:
+        try:
+            with self._within(seconds):
+                return work(*args)
+        except self._timed_out:
+            raise Slow from None
+
+    def pause(self, seconds: float) -> None:
+        self._pause(seconds)
+
+
+Zone = Mapping[str, Mapping[str, list[str] | str]]
+
+
+class FakeWorld:
+    """A made-up world: answers at once, a clock that stands still, the same random numbers every time.
+
+    `dns`: {"name": {"TYPE": ["record", ...] or "a text: why nobody can tell now"}}. `events` collects what is logged.
+    """
+
+    def __init__(self, dns: Zone | None = None, now: float = 1_700_000_000.0, seed: int = 1) -> None:
+        self.dns = {name.lower(): dict(types) for name, types in (dns or {}).items()}
+        self.time = now
+        self.random = random.Random(seed).random
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.asked: list[tuple[str, str]] = []
+
+    def lookup(self, name: str, type: str) -> list[str]:
+        self.asked.append((name, type))
+        if not type.isalnum():
+            raise ValueError(f"{type} is not a type of DNS record")
+        found = self.dns.get(name.lower().rstrip("."), {}).get(type.upper(), [])
+        if isinstance(found, str):
+            raise Unanswered(found)
+        return list(found)
+
+    def now(self) -> float:
+        return self.time
+
+    def log(self, event: str, **fields: Any) -> None:
+        self.events.append((event, fields))
+
+    def within(self, seconds: float, work: Callable[..., Any], *args: Any) -> Any:
+        return work(*args)
+
+    def pause(self, seconds: float) -> None:
+        self.time += seconds
+
+    def said(self, event: str) -> list[dict[str, Any]]:
+        """The fields of every such event."""
+        return [fields for name, fields in self.events if name == event]
