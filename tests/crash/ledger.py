@@ -13,7 +13,6 @@ from collections import Counter
 from pathlib import Path
 
 import gevent
-from gevent.lock import Semaphore
 
 
 def mail(token: str, size: int) -> bytes:
@@ -28,14 +27,22 @@ class Ledger:
     """`mails` sent by `sessions` clients to a port, each again until it is acknowledged (under a new token)."""
 
     def __init__(
-        self, port: int, *, sessions: int, mails: int, size: int = 1000, recipient: str = "bob@demo.test"
+        self,
+        port: int,
+        *,
+        sessions: int,
+        mails: int,
+        size: int = 1000,
+        recipient: str = "bob@demo.test",
+        per_connection: int = 50,
     ) -> None:
         self.port, self.sessions, self.mails, self.size, self.recipient = port, sessions, mails, size, recipient
+        self.per_connection = per_connection
         self.acknowledged: set[str] = set()
         self.unanswered: set[str] = set()
         self.broken = 0  # connections that ended without our doing
+        self.reasons: Counter[str] = Counter()
         self._started = 0
-        self._turn = Semaphore(1)
         self._greenlets: list[gevent.Greenlet] = []
 
     def start(self) -> None:
@@ -55,8 +62,9 @@ class Ledger:
                 with socket.create_connection(("127.0.0.1", self.port), 10) as connection:
                     connection.settimeout(60)
                     self._converse(connection, number)
-            except OSError:
+            except OSError as error:
                 self.broken += 1
+                self.reasons[str(error)] += 1
                 tries += 1
                 gevent.sleep(min(0.5, 0.01 * tries))
 
@@ -76,7 +84,9 @@ class Ledger:
 
         ask(b"", b"220")
         ask(b"EHLO client.test\r\n", b"250")
-        while self._started < self.mails or len(self.acknowledged) < self.mails:
+        for _ in range(self.per_connection):
+            if len(self.acknowledged) >= self.mails:
+                break
             self._started += 1
             token = f"t{number}n{self._started}x{time.monotonic_ns()}"
             ask(b"MAIL FROM:<ann@client.test>\r\n", b"250")
