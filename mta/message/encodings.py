@@ -12,6 +12,8 @@ from collections.abc import Iterator
 
 PIECE = 57 * 1024  # bytes; a multiple of 57, the content of one base64 line
 
+IDENTITY = ("", "7bit", "8bit", "binary")  # what encodes nothing
+
 _NOT_BASE64 = bytes(set(range(256)) - set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="))
 _ODD = re.compile(rb"[^A-Za-z0-9+/=\s]")
 _BLANKS = re.compile(rb"(?<![ \t])[ \t]+(?=\r?\n)")
@@ -129,6 +131,13 @@ def quoted_printable(content: bytes) -> bytes:
     """Text with CRLF line ends as quoted-printable, lines of at most 76 characters."""
     coded = binascii.b2a_qp(content.replace(b"\r\n", b"\n"), istext=True)
     return coded.replace(b"\r", b"=0D").replace(b"\n", b"\r\n")
+
+
+def encode(content: bytes, encoding: str) -> bytes:
+    """Under an encoding that `choose` chose."""
+    if encoding == "base64":
+        return b"".join(base64(content))
+    return quoted_printable(content) if encoding == "quoted-printable" else content
 
 
 def text_lines(text: str) -> str:

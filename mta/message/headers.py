@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
-Buffer = bytes | memoryview  # or an mmap: anything sliceable to bytes that has find()
+from mta.message.layout import Layout, Raw
 
 NAME = re.compile(r"[!-9;-~]+")  # RFC 5322 2.2: printable ASCII but the colon
 _START = re.compile(rb"([!-9;-~]+)[ \t]*:")  # RFC 5322 4.5 allowed white space before the colon
@@ -28,7 +28,7 @@ class Field(NamedTuple):
     text: bytes | None
 
 
-def index(raw: Buffer, end: int) -> list[Field]:
+def index(raw: Raw, end: int) -> list[Field]:
     """The fields of raw[:end], `end` being where the last field's CRLF ends. A line that is no field is named ""."""
     fields: list[Field] = []
     head = bytes(raw[:end])
@@ -49,12 +49,33 @@ def index(raw: Buffer, end: int) -> list[Field]:
     return fields
 
 
-def end_of(raw: Buffer) -> tuple[int, int]:
-    """(where the header ends, where the body begins). A mail without an empty line is all header."""
-    if raw[:2] == b"\r\n":
-        return 0, 2
-    end = raw.find(b"\r\n\r\n")  # type: ignore[union-attr]
-    return (end + 2, end + 4) if end >= 0 else (len(raw), len(raw))
+def edges(raw: Raw, start: int, stop: int) -> tuple[int, int]:
+    """(where the header ends, where the body begins) in raw[start:stop].
+
+    The empty line parts them. Where it is missing, the first line that is no field begins the body; and lines before an
+    empty line none of which is a field are no header. So a rule sees as body what a mail program shows as body.
+    """
+    if raw[start : min(start + 2, stop)] == b"\r\n":
+        return start, start + 2
+    empty = raw.find(b"\r\n\r\n", start, stop)
+    end = stop if empty < 0 else empty + 2
+    at, count = start, 0
+    while at < end and count < MAX_FIELDS:
+        count += 1
+        if _START.match(raw, at, end):
+            if empty >= 0:
+                return end, end + 2
+        elif empty < 0 and not (count > 1 and raw[at : at + 1] in (b" ", b"\t")):
+            return at, at
+        at = raw.find(b"\r\n", at, end) + 2
+        if at < 2:
+            break
+    return (stop, stop) if empty < 0 else (start, start)
+
+
+def end_of(raw: Raw) -> tuple[int, int]:
+    """(where the header ends, where the body begins) in a whole mail."""
+    return edges(raw, 0, len(raw))
 
 
 def unfold(text: bytes) -> str:
@@ -97,7 +118,7 @@ class Headers:
 
     __slots__ = ("_end", "_fields", "_raw", "_top", "changed")
 
-    def __init__(self, raw: Buffer, end: int) -> None:
+    def __init__(self, raw: Raw, end: int) -> None:
         self._raw, self._end = raw, end
         self._top: list[bytes] = []  # prepended before anyone needed the index; newest last
         self._fields: list[Field] | None = None
@@ -110,6 +131,15 @@ class Headers:
             written = [Field(f.name, 0, 0, top[f.start : f.stop]) for f in index(top, len(top))]
             self._fields = written + index(self._raw, self._end)
         return self._fields
+
+    def write(self, out: Layout, source: Raw, base: int) -> None:
+        """Write the fields; the raw header stands in `source`, from `base` on."""
+        for field in self.fields:
+            if field.text is None:
+                out.old(source, base + field.start, base + field.stop)
+            else:
+                out.end_line()  # the mail may have ended inside its last field
+                out.new(field.text)
 
     def text(self, field: Field) -> bytes:
         """The bytes of a field as they stand in the mail, CRLF included."""
@@ -185,6 +215,15 @@ class Headers:
                 self.changed = True
                 return True
         return False
+
+    def exchange(self, prefix: str, texts: list[bytes]) -> list[bytes]:
+        """Put ready fields in the place of all whose name begins with `prefix`; the ones taken out."""
+        fresh = [Field(text.partition(b":")[0].decode("ascii").lower(), 0, 0, text) for text in texts]
+        gone = [field for field in self.fields if field.name.startswith(prefix)]
+        at = self.fields.index(gone[0]) if gone else len(self.fields)
+        kept = [field for field in self.fields if not field.name.startswith(prefix)]
+        self._fields, self.changed = kept[:at] + fresh + kept[at:], True
+        return [self.text(field) for field in gone]
 
     def remove(self, name: str) -> int:
         """Take every such field out; how many there were."""

@@ -6,19 +6,14 @@ changed header of a 25 MB mail costs a few hundred bytes, and a spool can refer 
 
 from __future__ import annotations
 
-import mmap
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator
+from typing import Protocol
 
 from mta.message.headers import Headers, end_of
+from mta.message.layout import Layout, Raw, Span
+from mta.message.mime import Part
 
-Raw = bytes | mmap.mmap
-
-
-class Span(NamedTuple):
-    """raw[start:stop] of the message it belongs to."""
-
-    start: int
-    stop: int
+__all__ = ["BodyFile", "Message", "Raw", "Span"]
 
 
 class BodyFile(Protocol):
@@ -31,17 +26,18 @@ class BodyFile(Protocol):
 class Message:
     """The content of one mail. `raw` is what arrived, with CRLF, never changed; `file`: where it lies on disk."""
 
-    __slots__ = ("_body", "_headers", "file", "raw")
+    __slots__ = ("_body", "_headers", "_root", "file", "raw")
 
     def __init__(self, raw: Raw, file: BodyFile | None = None) -> None:
         self.raw, self.file = raw, file
         self._headers: Headers | None = None
-        self._body: int | None = None  # where the body begins in raw
+        self._body = 0  # where the body begins in raw
+        self._root: Part | None = None
 
     def _split(self) -> Headers:
         if self._headers is None:
-            end, self._body = end_of(self.raw)  # type: ignore[arg-type]
-            self._headers = Headers(self.raw, end)  # type: ignore[arg-type]
+            end, self._body = end_of(self.raw)
+            self._headers = Headers(self.raw, end)
         return self._headers
 
     @property
@@ -49,38 +45,46 @@ class Message:
         return self._headers or self._split()
 
     @property
+    def root(self) -> Part:
+        """The mail as a MIME part; its headers are the mail's. Splitting a large mail takes time (see mime.py)."""
+        if self._root is None:
+            headers = self._split()
+            self._root = Part.root(self.raw, headers)
+        return self._root.outermost
+
+    def parts(self) -> Iterator[Part]:
+        """All parts, the mail itself first, a multipart before what is in it."""
+        return self.root.walk()
+
+    @property
     def changed(self) -> bool:
+        if self._root is not None and self._root.outermost.touched:
+            return True
         return self._headers is not None and self._headers.changed
 
     @property
     def size(self) -> int:
         """Bytes the mail has as it would be written now."""
-        if not self.changed:
-            return len(self.raw)
-        return sum(len(p) if isinstance(p, bytes) else p.stop - p.start for p in self.layout())
+        return self._layout().size if self.changed else len(self.raw)
 
     def layout(self) -> list[bytes | Span]:
         """The mail as it would be written now."""
-        whole = len(self.raw)
-        headers = self._headers
-        if headers is None or not headers.changed:
-            return [Span(0, whole)]
-        body = self._body or 0
+        return self._layout().pieces if self.changed else [Span(0, len(self.raw))]
+
+    def _layout(self) -> Layout:
+        headers, out = self._split(), Layout(self.raw)
+        if self._root is not None and self._root.outermost.rewritten:
+            self._root.outermost.write(out)
+            return out
         if headers._fields is None:  # only prepended: the most common change by far (a Received on top)
-            return [*reversed(headers._top), Span(0, whole)]
-        out: list[bytes | Span] = []
-        for field in headers._fields:
-            last = out[-1] if out else None
-            if field.text is not None:
-                if isinstance(last, Span) and last.stop == whole and self.raw[-2:] != b"\r\n":
-                    out.append(b"\r\n")  # the mail ended inside its last field
-                out.append(field.text)
-            elif isinstance(last, Span) and last.stop == field.start:
-                out[-1] = Span(last.start, field.stop)
-            else:
-                out.append(Span(field.start, field.stop))
-        if body > headers._end:  # there was an empty line; it stays
-            out.append(Span(headers._end, whole))
+            for text in reversed(headers._top):
+                out.new(text)
+            out.old(self.raw, 0, headers._end)
+        else:
+            headers.write(out, self.raw, 0)
+        if headers._end == self._body < len(self.raw):
+            out.new(b"\r\n")  # there was no empty line; now a header stands before a body that has none
+        out.old(self.raw, headers._end, len(self.raw))
         return out
 
     def pieces(self) -> list[bytes | memoryview]:

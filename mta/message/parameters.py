@@ -29,7 +29,8 @@ class Segment(NamedTuple):
 
 
 class Value(NamedTuple):
-    """A value taken apart. `plain` and `extended` (RFC 2231) name parameters in lower case; the first one counts."""
+    """A value taken apart. Parameters have lower-case names, and the first of a name counts; `plain` ones are latin-1
+    text as it stands there, `extended` ones (RFC 2231) are decoded."""
 
     main: str
     plain: dict[str, str]
@@ -38,11 +39,11 @@ class Value(NamedTuple):
 
     def get(self, name: str) -> str:
         """A parameter's value, the extended form first (RFC 6266 4.3), or ""."""
-        return self.extended.get(name) or self.plain.get(name, "")
+        return self.extended.get(name) or charsets.disguised(self.plain.get(name, ""))
 
     def every(self, name: str) -> list[str]:
         """All values claimed for a parameter: mail programs disagree on which one counts."""
-        found = (self.extended.get(name), self.plain.get(name))
+        found = (self.extended.get(name), charsets.disguised(self.plain.get(name, "")))
         return list(dict.fromkeys(value for value in found if value))
 
 
@@ -79,7 +80,7 @@ def _parse(value: str) -> Value:
         if shape[2] or shape[3]:
             sections.setdefault(base, {}).setdefault(int(shape[2] or 0), (bool(shape[3]), said))
         else:
-            plain.setdefault(base, charsets.disguised(said))
+            plain.setdefault(base, said)
     return Value(main, plain, {name: _joined(parts) for name, parts in sections.items()}, segments)
 
 
@@ -136,7 +137,7 @@ def write(name: str, value: str) -> str:
 
 def change(value: str, name: str, new: str | None) -> str:
     """The same value with one parameter set anew (None: without it), every other segment as it came."""
-    kept = [segment.text for segment in parse(value).segments if segment.parameter != name]
+    kept = [re.sub(r"[\r\n\0]", "", s.text) for s in parse(value).segments if s.parameter != name]
     if new is not None:
         kept.append(write(name, new))
     return "; ".join(kept)

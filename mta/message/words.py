@@ -62,17 +62,17 @@ def _bytes(encoding: str, text: str) -> bytes:
     return binascii.a2b_base64(clean + b"=" * (-len(clean) % 4))
 
 
-def encode(text: str) -> str:
+def encode(text: str, *, whole: bool = False) -> str:
     """Text as a header value in ASCII: plain where it can be, from the first to the last odd word as encoded words.
 
-    Raises ValueError for CR, LF and NUL. `decode` gives the text back.
+    `whole`: if any of it must be encoded, all of it is. Raises ValueError for CR, LF and NUL. `decode` gives it back.
     """
     if _UNSAFE.search(text):
         raise ValueError("the text must be one line without NUL")
     odd = [m for m in re.finditer(r"[^ ]+", text) if not _plain(m[0])]
     if not odd:
         return text
-    start, stop = odd[0].start(), odd[-1].end()
+    start, stop = (0, len(text)) if whole else (odd[0].start(), odd[-1].end())
     return text[:start] + " ".join(_encoded(text[start:stop])) + text[stop:]
 
 

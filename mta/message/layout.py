@@ -1,0 +1,52 @@
+"""How a changed mail is written: pieces in order, new bytes or spans of the raw mail that nobody copies."""
+
+from __future__ import annotations
+
+import mmap
+from typing import NamedTuple
+
+Raw = bytes | mmap.mmap
+
+
+class Span(NamedTuple):
+    """raw[start:stop] of the mail it belongs to."""
+
+    start: int
+    stop: int
+
+
+class Layout:
+    """The pieces written so far. Neighbouring spans become one."""
+
+    def __init__(self, raw: Raw) -> None:
+        self.raw = raw
+        self.pieces: list[bytes | Span] = []
+        self.size = 0
+
+    def new(self, text: bytes) -> None:
+        if text:
+            self.pieces.append(text)
+            self.size += len(text)
+
+    def old(self, source: Raw, start: int, stop: int) -> None:
+        """source[start:stop]: a span if `source` is the raw mail, else its bytes."""
+        if start >= stop:
+            return
+        self.size += stop - start
+        if source is not self.raw:
+            self.pieces.append(bytes(source[start:stop]))
+            return
+        last = self.pieces[-1] if self.pieces else None
+        if isinstance(last, Span) and last.stop == start:
+            self.pieces[-1] = Span(last.start, stop)
+        else:
+            self.pieces.append(Span(start, stop))
+
+    def end_line(self) -> None:
+        """End the line last written, if it has no end yet."""
+        if not self.pieces:
+            return
+        last = self.pieces[-1]
+        tail = self.raw[max(last.start, last.stop - 2) : last.stop] if isinstance(last, Span) else last[-2:]
+        if tail != b"\r\n":
+            self.new(b"\r\n")
