@@ -14,7 +14,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from mta.message import smime
+from mta.message.entity import read
 from mta.message.smime import Identity, Verified
+from mta.net import offload
 from mta.net.program import PATH, Ended, File, Places, run
 
 TIMEOUT = 60.0  # seconds
@@ -54,7 +56,7 @@ def verify(
     ended = _run(command, given)
     inside = ended.stdout if content is None else content
     if ended.code == 0:
-        return smime.verified(smime.certificates(signer.content)[0], inside)
+        return offload.run(smime.verified, smime.certificates(signer.content)[0], inside)
     reason = _REASON.search(ended.stderr)
     trouble = _TROUBLE.findall(ended.stderr)
     if reason:
@@ -63,7 +65,7 @@ def verify(
         why = f"the signature is not good: {_text(trouble[-1])}"
     else:
         why = "the signature cannot be read"
-    return Verified(False, why, smime.read(content or b""))
+    return Verified(False, why, offload.run(read, content or b""))
 
 
 def encrypt(content: bytes, recipients: Sequence[x509.Certificate]) -> bytes:

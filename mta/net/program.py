@@ -27,6 +27,8 @@ from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 from gevent.monkey import get_original
 
+from mta.net import offload
+
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CLEAN = {"PATH": PATH, "LANG": "C.UTF-8"}  # all a program finds in its environment unless told otherwise
 GRACE = 0.5  # seconds for output still on its way when the program itself has ended
@@ -315,7 +317,8 @@ class _Kept:
                 self._parts.append(chunk)
 
     def bytes(self) -> bytes:
-        return b"".join(self._parts)
+        join = b"".join
+        return join(self._parts) if len(self._parts) < 16 else offload.run(join, self._parts)
 
 
 def _write(fd: int, buffers: Iterable[Buffer], program: _Program) -> Exception | None:
