@@ -23,6 +23,7 @@ from mta.net import calls
 from mta.net.calls import Caller
 from mta.rules.leases import Rates
 from mta.rules.store import MAX_KEY, MAX_VALUE, MemoryStore, SharedStore, StoreError, StoreFull, StoreUnavailable
+from tests.daemon import Server
 
 ROOM = 8 << 20
 
@@ -432,7 +433,7 @@ def test_a_thousand_greenlets_share_one_connection(registry: Registry) -> None:
 def test_without_a_registry_the_error_is_clear_and_in_time(tmp_path: Path) -> None:
     caller = Caller(str(tmp_path / "none.sock"), timeout=0.2)
     begun = time.monotonic()
-    with pytest.raises(StoreUnavailable, match=r"the store does not answer: the registry gave no answer within 0.2 s"):
+    with pytest.raises(StoreUnavailable, match=r"the store does not answer: the registry gave no answer within 0\.2 s"):
         SharedStore(caller.call).get("k")
     assert 0.1 < time.monotonic() - begun < 2
 
@@ -468,6 +469,27 @@ def test_a_call_under_way_when_the_registry_dies_is_not_repeated(registry: Regis
     with pytest.raises(StoreUnavailable, match="the connection was lost"):
         waiting.get(timeout=3)
     assert registry.store.get("n") == 2
+    caller.close()
+
+
+def test_what_does_no_harm_twice_is_asked_again_when_the_registry_died_under_it(registry: Registry) -> None:
+    caller = Caller(registry.path, timeout=3.0)
+    store = SharedStore(caller.call)
+    store.set("k", 5)
+    answer, dying = registry.calls.answer, [3]
+
+    def die(*asked: Any) -> Any:
+        if dying[0]:
+            dying[0] -= 1
+            registry.sockets[-1].shutdown(gevent.socket.SHUT_RDWR)
+            gevent.sleep(0.01)
+        return answer(*asked)
+
+    registry.calls.answer = die  # type: ignore[method-assign]
+    assert store.get("k") == 5 and dying == [0]
+    dying[0] = 1
+    with pytest.raises(StoreUnavailable, match="the connection was lost"):
+        store.increment("k")
     caller.close()
 
 
@@ -527,3 +549,22 @@ def test_nonsense_on_the_socket_ends_only_that_connection(registry: Registry) ->
     caller = Caller(registry.path)
     assert SharedStore(caller.call).get("k") is None
     caller.close()
+
+
+# -- the real server -------------------------------------------------------------------------------------------------
+
+
+def test_the_registry_is_killed_and_the_server_stopped_nothing_is_lost(tmp_path: Path) -> None:
+    def connected() -> SharedStore:
+        return SharedStore(Caller(str(tmp_path / "run" / "registry.sock"), timeout=10.0).call)
+
+    with Server(tmp_path) as server:
+        store = connected()
+        assert [store.increment("n") for _ in range(5)] == [1, 2, 3, 4, 5]
+        store.set("k", "v", 3600)
+        (registry,) = (child["pid"] for child in server.status()["children"] if child["name"] == "registry")
+        os.kill(registry, signal.SIGKILL)
+        assert store.get("n") == 5 and store.get("k") == "v"
+        assert store.increment("n") == 6
+    with Server(tmp_path):
+        assert connected().get("n") == 6

@@ -24,7 +24,7 @@ SIGNALS = {signal.SIGCHLD, signal.SIGIO, signal.SIGHUP, signal.SIGTERM, signal.S
 
 def begin(log: settings.Log, beat: Callable[[], None], on_term: Callable[[], None]) -> None:
     """First thing after the fork: a loop of our own, a pulse, our own signals."""
-    gevent.reinit()  # type: ignore[no-untyped-call]
+    gevent.reinit()
     for number in (signal.SIGHUP, signal.SIGINT):  # a terminal sends them to everybody; the master decides
         signal.signal(number, signal.SIG_IGN)
     gevent.signal_handler(signal.SIGTERM, on_term)
@@ -59,6 +59,11 @@ def hear(line: Channel, heard: Callable[[dict[str, Any]], None], gone: Callable[
 
 def serve(path: str, mode: int, answer: Callable[[str, list[Any]], Any], at_once: Container[str] = ()) -> StreamServer:
     """Answer calls on a unix socket. A path left by a dead process is taken over. Raises OSError."""
+    return serve_each(path, mode, lambda made: calls.answer_all(made, answer, at_once))
+
+
+def serve_each(path: str, mode: int, one: Callable[[gevent.socket.socket], None]) -> StreamServer:
+    """Call `one` with each connection to a unix socket, in a greenlet of its own."""
     sock = gevent.socket.socket(gevent.socket.AF_UNIX, gevent.socket.SOCK_STREAM)
     try:
         os.unlink(path)
@@ -71,10 +76,6 @@ def serve(path: str, mode: int, answer: Callable[[str, list[Any]], Any], at_once
         finally:
             os.umask(before)
     sock.listen(128)
-
-    def one(made: gevent.socket.socket, _: object) -> None:
-        calls.answer_all(made, answer, at_once)
-
-    server = StreamServer(sock, one)
+    server = StreamServer(sock, lambda made, _: one(made))
     server.start()
     return server

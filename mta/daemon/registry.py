@@ -2,7 +2,7 @@
 
 mta status, reload, stop  --control.sock-->  registry  --channel-->  master
 mta queue                 --control.sock-->  registry  --worker.PID.sock-->  each worker
-workers                   --registry.sock->  registry: words all workers share (`shared`)
+workers                   --registry.sock->  registry: words all workers share (`shared`), and the store
 """
 
 from __future__ import annotations
@@ -11,14 +11,18 @@ import glob
 import itertools
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gevent
+import gevent.socket
 from gevent.event import AsyncResult, Event
 
 from mta import settings
 from mta.daemon import control, hearing, logs
 from mta.daemon.channel import Channel
+from mta.daemon.store import DurableStore, StoreCalls
+from mta.net import calls
 from mta.net.calls import Caller, CallFailed, Unavailable
 
 SOCKET = "registry.sock"
@@ -31,6 +35,8 @@ def worker_socket(run: str, pid: int) -> str:
 class Registry:
     def __init__(self, wanted: settings.Settings, line: Channel) -> None:
         self.run_folder = wanted.server.run
+        self.kept = wanted.store
+        self.store: StoreCalls
         self.line = line
         self.ended = Event()
         self.shared: dict[str, Callable[..., Any]] = {}  # words of registry.sock
@@ -42,7 +48,8 @@ class Registry:
         for left in glob.glob(glob.escape(self.run_folder) + "/worker.*.sock"):
             if not os.path.exists(f"/proc/{left.split('.')[-2]}"):
                 os.unlink(left)
-        hearing.serve(os.path.join(self.run_folder, SOCKET), 0o600, self.answer_worker)
+        self.store = StoreCalls(DurableStore(self.kept.path, self.kept.memory))
+        hearing.serve_each(os.path.join(self.run_folder, SOCKET), 0o600, self.meet_worker)
         hearing.serve(control.path(self.run_folder), 0o660, self.answer)
         hearing.hear(self.line, self.heard, self.ended.set)
         self.line.send(say="ready")
@@ -70,7 +77,16 @@ class Registry:
                 return self.worker(pid, what, *rest)
         raise CallFailed("NoSuchWord", f"the server has no word {word!r}")
 
-    def answer_worker(self, word: str, arguments: list[Any]) -> Any:
+    def meet_worker(self, connection: gevent.socket.socket) -> None:
+        """Answer one worker's calls until it is gone; then what it was lent returns."""
+        try:
+            calls.answer_all(connection, partial(self.answer_worker, connection), StoreCalls.AT_ONCE)
+        finally:
+            self.store.gone(connection)
+
+    def answer_worker(self, worker: object, word: str, arguments: list[Any]) -> Any:
+        if word in StoreCalls.WORDS:
+            return self.store.answer(worker, word, arguments)
         if word not in self.shared:
             raise CallFailed("NoSuchWord", f"the registry has no word {word!r}")
         return self.shared[word](*arguments)
@@ -118,8 +134,9 @@ def run(wanted: settings.Settings, line: Channel, beat: Callable[[], None]) -> N
     try:
         registry.start()
     except OSError as error:
-        line.send(say="failed", error=f"the control socket: {error}")
+        line.send(say="failed", error=f"the registry: {error}")
         logs.finish()
         raise SystemExit(1) from None
     registry.ended.wait()
+    registry.store.close()
     logs.finish()

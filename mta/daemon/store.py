@@ -56,6 +56,8 @@ class DurableStore:
         begun, changes = time.monotonic(), 0
         for change in self._files.recover(self._damaged):
             changes += 1
+            if changes % 5000 == 0:
+                gevent.sleep(0)  # the master wants to see that we live
             match change:
                 case ["s", str(key), value, float() | int() as expires]:
                     self.memory.restore(key, Entry(value, expires))
@@ -234,6 +236,9 @@ class StoreCalls:
         tokens = min(tokens, self._stock[peer].pop((key, rate), 0))  # never more than it was lent
         if tokens > 0:
             self.store.give(key, rate, tokens)
+
+    def close(self) -> None:
+        self.store.close()
 
     def gone(self, peer: object) -> None:
         """The peer's connection ended: its stock returns."""

@@ -2,11 +2,12 @@
 
 `Caller` asks: it connects when first needed, again after the connection is lost, and each call has a time limit.
 `answer_all` is the other side: it answers each call in a greenlet of its own, or at once for the words that never wait.
-A call that was sent is never sent a second time: it may have taken place.
+A call that was sent is never sent a second time unless it may be: it may have taken place.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Container
 from typing import Any
 
@@ -70,9 +71,23 @@ class Caller:
         self._number = 0
         self._closed = False
 
-    def call(self, word: str, *arguments: Any, timeout: float | None = None) -> Any:
-        """Ask and wait for the answer. Raises Unavailable, CallFailed, ValueError (arguments that are no JSON)."""
+    def call(self, word: str, *arguments: Any, timeout: float | None = None, again: bool = False) -> Any:
+        """Ask and wait for the answer. Raises Unavailable, CallFailed, ValueError (arguments that are no JSON).
+
+        `again`: the call does no harm twice, so it is sent again, within its time, when the connection is lost.
+        """
         limit = self.timeout if timeout is None else timeout
+        end = time.monotonic() + limit
+        while True:
+            try:
+                return self._call(word, arguments, limit)
+            except Unavailable:
+                limit = end - time.monotonic()
+                if not again or limit < 2 * _RETRY:
+                    raise
+            gevent.sleep(_RETRY)
+
+    def _call(self, word: str, arguments: tuple[Any, ...], limit: float) -> Any:
         self._number = number = self._number + 1
         message = frame([number, word, arguments])
         timer = gevent.Timeout.start_new(limit)

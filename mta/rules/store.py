@@ -286,9 +286,9 @@ ERRORS: dict[str, type[StoreError]] = {c.__name__: c for c in (StoreError, Store
 
 
 class SharedStore:
-    """The registry's store, seen from a worker. `call(word, *arguments)` brings the answer; it parks the greenlet.
+    """The registry's store, seen from a worker. `call` is net.calls.Caller.call: it parks the greenlet.
 
-    `call` (net.calls.Caller.call) raises Unavailable when there is none, and CallFailed when it is an error.
+    It raises Unavailable when there is no answer, and CallFailed when the answer is an error.
     """
 
     def __init__(self, call: Callable[..., Any]) -> None:
@@ -319,7 +319,7 @@ class SharedStore:
 
     def _ask(self, word: str, *arguments: Any) -> Any:
         try:
-            return self._call("store." + word, *arguments)
+            return self._call("store." + word, *arguments, again=word in ("get", "set"))
         except Unavailable as error:
             raise StoreUnavailable(f"the store does not answer: {error}") from None
         except CallFailed as error:
