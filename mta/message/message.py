@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from mta.message.headers import Headers, end_of
+from mta.message.headers import Field, Headers, end_of, index
 from mta.message.layout import Layout, Raw, Span
 from mta.message.mime import Part
 
@@ -33,6 +33,30 @@ class Message:
         self._headers: Headers | None = None
         self._body = 0  # where the body begins in raw
         self._root: Part | None = None
+
+    @classmethod
+    def laid_out(cls, raw: Raw, layout: list[bytes | Span], file: BodyFile | None = None) -> Message:
+        """The message whose `layout()` was this. What cannot be told as fields of raw is put together in memory."""
+        message = cls(raw, file)
+        whole = Span(0, len(raw))
+        if layout == [whole]:
+            return message
+        headers = message.headers
+        if layout[-1:] == [whole] and not any(isinstance(piece, Span) for piece in layout[:-1]):
+            headers._top = [piece for piece in reversed(layout) if isinstance(piece, bytes)]
+        else:
+            headers._fields = []
+            for piece in layout:
+                if isinstance(piece, bytes):
+                    headers._fields += [Field(f.name, 0, 0, piece[f.start : f.stop]) for f in index(piece, len(piece))]
+                elif piece.start < headers._end:
+                    text = bytes(raw[piece.start : min(piece.stop, headers._end)])
+                    moved = [(f.name, f.start + piece.start, f.stop + piece.start) for f in index(text, len(text))]
+                    headers._fields += [Field(name, start, stop, None) for name, start, stop in moved]
+        headers.changed = True
+        if message.layout() != layout:  # its body was changed
+            return cls(b"".join(p if isinstance(p, bytes) else bytes(raw[p.start : p.stop]) for p in layout))
+        return message
 
     def _split(self) -> Headers:
         if self._headers is None:

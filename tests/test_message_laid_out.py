@@ -1,0 +1,63 @@
+"""A message put together again from its layout: same bytes, same fields, and still only spans of the raw mail."""
+
+import pytest
+
+from mta.message.message import Message, Span
+
+RAW = (
+    b"Received: from a\r\n\tby b\r\nFrom: ann@a.test\r\nSubject: one\r\nX-Last: end\r\n"
+    b"\r\nbody, a line\r\nFrom: not a field\r\n"
+)
+BARE = b"From: ann@a.test\r\nSubject: one\r\n"
+
+
+def prepend(message: Message) -> None:
+    message.headers.prepend("X-One", "1")
+    message.headers.prepend("X-Two", "2")
+
+
+def change(message: Message) -> None:
+    message.headers.get("From")
+    message.headers.prepend("X-One", "1")
+    message.headers.set("Subject", "two")
+    message.headers.append("X-New", "new")
+
+
+def take_out(message: Message) -> None:
+    message.headers.remove("Subject")
+
+
+def take_last(message: Message) -> None:
+    message.headers.remove("X-Last")
+    message.headers.prepend("X-One", "1")
+
+
+def nothing(message: Message) -> None:
+    message.headers.get("From")
+
+
+@pytest.mark.parametrize("raw", [RAW, BARE, b"", b"\r\nonly a body\r\n"])
+@pytest.mark.parametrize("edit", [prepend, change, take_out, take_last, nothing])
+def test_the_same_bytes_and_fields(raw: bytes, edit) -> None:
+    message = Message(raw)
+    edit(message)
+    again = Message.laid_out(raw, message.layout())
+    assert bytes(again) == bytes(message)
+    assert list(again.headers) == list(message.headers)
+    again.headers.prepend("X-Later", "3")
+    message.headers.prepend("X-Later", "3")
+    assert bytes(again) == bytes(message)
+
+
+def test_a_changed_header_copies_nothing_of_the_body() -> None:
+    message = Message(RAW)
+    change(message)
+    again = Message.laid_out(RAW, message.layout())
+    assert again.raw is RAW and again.layout() == message.layout()
+    assert isinstance(again.layout()[-1], Span)
+
+
+def test_a_changed_body_is_put_together() -> None:
+    start = RAW.index(b"body")
+    layout = [Span(0, start), b"another", Span(start + 4, len(RAW))]
+    assert bytes(Message.laid_out(RAW, layout)) == RAW.replace(b"body,", b"another,")
