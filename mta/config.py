@@ -366,7 +366,7 @@ def unknown(word: str, known: list[str], what: str) -> str:
 
 
 def address(text: str, port: int | None = None) -> tuple[str, int]:
-    """ "host:port" or "[address]:port" -> (host, port); "systemd:NAME" -> ("systemd:NAME", 0). Raises ValueError.
+    """ "host:port" or "[address]:port" -> (host, port); what begins with "systemd:" -> (itself, 0). Raises ValueError.
 
     Without `port` (the default one) the text must name a port.
     """

@@ -91,7 +91,10 @@ class ListenerTls:
 class Listener:
     """An address that takes mail."""
 
-    address: str = opt("[::]:25", '"host:port", "[::]:port", or "systemd:NAME" for a socket systemd hands over.')
+    address: str = opt(
+        "[::]:25",
+        '"host:port"; "[::]:port" takes IPv4 too; "systemd:NAME" or "systemd:NAME:port": sockets systemd hands over.',
+    )
     kind: str = opt(
         "relay",
         "relay: other servers (port 25); submission: our users (587); submissions: our users, TLS at once (465).",

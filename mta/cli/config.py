@@ -13,7 +13,7 @@ from typing import Any
 
 from mta import config
 from mta.cli import telling
-from mta.settings import Listener, Settings
+from mta.settings import Listener, ListenerTls, Settings
 
 # What a server of the system has elsewhere than beside its file (systemd/mta.service makes these folders).
 INSTALLED = {
@@ -131,7 +131,7 @@ def tables(settings: Settings) -> Iterator[tuple[str, config.Key, dict[str, Any]
 
 def _values(section: Any) -> dict[str, Any]:
     return {
-        field.name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+        field.name: dataclasses.asdict(value) if isinstance(value, ListenerTls) else value
         for field in dataclasses.fields(section)
         if (value := getattr(section, field.name)) is not None
     }

@@ -60,6 +60,11 @@ class Child:
     def name(self) -> str:
         return "registry" if self.slot < 0 else f"worker {self.slot}"
 
+    @property
+    def label(self) -> int | str:
+        """Its name in the log."""
+        return "registry" if self.slot < 0 else self.slot
+
     def send(self, **words: Any) -> bool:
         return self.channel.send(**words)
 

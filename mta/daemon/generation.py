@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from mta.config import Config
@@ -37,3 +37,10 @@ def contexts(settings: Settings, old: Mapping[tuple[str, str], ssl.SSLContext]) 
                 if made[pair] is not fresh:
                     made[pair].load_cert_chain(*pair)
     return made
+
+
+def certificates(settings: Settings) -> Iterator[str]:
+    """The files of every certificate and key."""
+    for listener in settings.listener:
+        if listener.tls:
+            yield from filter(None, (listener.tls.certificate, listener.tls.key))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import _socket
 import errno
 import os
-import socket as sockets
+import socket
 from typing import NamedTuple
 
 from gevent import monkey
@@ -33,10 +33,10 @@ class Bound(NamedTuple):
     """The sockets of one configured address. Shared: all workers watch each; else number n belongs to slot n."""
 
     configured: str
-    sockets: list[sockets.socket]
+    sockets: list[socket.socket]
     shared: bool
 
-    def of(self, slot: int, workers: int) -> list[sockets.socket]:
+    def of(self, slot: int, workers: int) -> list[socket.socket]:
         """What the worker in `slot` of so many watches."""
         return self.sockets if self.shared else self.sockets[slot::workers]
 
@@ -44,21 +44,25 @@ class Bound(NamedTuple):
         return sorted({name(made) for made in self.sockets})
 
 
-def name(made: sockets.socket) -> str:
+def name(made: socket.socket) -> str:
     host, port = made.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _port(made: socket.socket) -> str:
+    return str(made.getsockname()[1])
 
 
 class Listening:
     """Every socket of the server, by the address as it is written in the file."""
 
-    def __init__(self, handed_over: dict[str, list[sockets.socket]]) -> None:
+    def __init__(self, handed_over: dict[str, list[socket.socket]]) -> None:
         self._handed_over = handed_over
         self._bound: dict[str, Bound] = {}
 
     def take(self, listeners: list[Listener], workers: int) -> list[tuple[Listener, Bound]]:
         """Bind what is not bound yet, enough for so many workers. All or nothing; raises ListenError."""
-        new: list[sockets.socket] = []
+        new: list[socket.socket] = []
         bound: list[tuple[Listener, Bound]] = []
         try:
             for listener in listeners:
@@ -75,19 +79,25 @@ class Listening:
         return bound
 
     def _from_systemd(self, configured: str) -> Bound | None:
+        """What systemd holds for this address: by name, by name and port, or because it is the very address."""
         if configured.startswith("systemd:"):
-            wanted = configured.partition(":")[2]
-            if wanted not in self._handed_over:
-                have = ", ".join(sorted(self._handed_over)) or "none"
-                raise ListenError(f"{configured}: systemd handed over no such socket (names: {have})")
-            return Bound(configured, self._handed_over[wanted], True)
-        for made in [made for each in self._handed_over.values() for made in each]:
-            if name(made) == configured:
-                return Bound(configured, [made], True)
-        return None
+            _, wanted, *port = configured.split(":")
+            found = [made for made in self._handed_over.get(wanted, []) if not port or port == [_port(made)]]
+            if not found:
+                have = ", ".join(f"{each} {name(made)}" for each, these in self._handed_over.items() for made in these)
+                raise ListenError(f"{configured}: systemd handed over no such socket (but {have or 'none'})")
+        else:
+            same = {configured} | ({configured.replace("[::]", "0.0.0.0")} if configured.startswith("[::]") else set())
+            found = [made for these in self._handed_over.values() for made in these if name(made) in same]
+        return Bound(configured, found, True) if found else None
+
+    def unused(self) -> list[str]:
+        """Addresses systemd handed over and no listener takes: clients would wait there for ever."""
+        used = {made for bound in self._bound.values() for made in bound.sockets}
+        return sorted(name(made) for these in self._handed_over.values() for made in these if made not in used)
 
     def _bind(
-        self, configured: str, have: Bound | None, workers: int, listeners: list[Listener], new: list[sockets.socket]
+        self, configured: str, have: Bound | None, workers: int, listeners: list[Listener], new: list[socket.socket]
     ) -> Bound:
         host, port = address(configured)
         made = list(have.sockets) if have else []
@@ -97,7 +107,7 @@ class Listening:
             family, where = _resolve(host, port)
             if not made and port:
                 _free(family, where)
-            only = family == sockets.AF_INET6 and (host != "::" or _names_ipv4(listeners, port))
+            only = family == socket.AF_INET6 and (host != "::" or _names_ipv4(listeners, port))
             while len(made) < workers:
                 made.append(_listener(family, where, only))
                 new.append(made[-1])
@@ -136,8 +146,8 @@ def _resolve(host: str, port: int) -> tuple[int, tuple[str, int]]:
     if host == "::" and not _has_ipv6():
         host = "0.0.0.0"
     try:
-        found = _socket.getaddrinfo(host, port, 0, sockets.SOCK_STREAM, 0, sockets.AI_PASSIVE)
-    except sockets.gaierror as error:
+        found = _socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
+    except socket.gaierror as error:
         raise OSError(errno.EADDRNOTAVAIL, f"{host}: {error.strerror}") from None
     family, _, _, _, where = found[0]
     return family, where  # type: ignore[return-value]
@@ -145,7 +155,7 @@ def _resolve(host: str, port: int) -> tuple[int, tuple[str, int]]:
 
 def _has_ipv6() -> bool:
     try:
-        with _plain(sockets.AF_INET6, sockets.SOCK_STREAM) as made:
+        with _plain(socket.AF_INET6, socket.SOCK_STREAM) as made:
             made.bind(("::", 0))
     except OSError:
         return False
@@ -158,28 +168,27 @@ def _names_ipv4(listeners: list[Listener], port: int) -> bool:
 
 def _free(family: int, where: tuple[str, int]) -> None:
     """SO_REUSEPORT would let a second server of ours share the address unnoticed. Raises OSError."""
-    with _plain(family, sockets.SOCK_STREAM | sockets.SOCK_CLOEXEC) as made:
-        made.setsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEADDR, 1)
-        if family == sockets.AF_INET6:
-            made.setsockopt(sockets.IPPROTO_IPV6, sockets.IPV6_V6ONLY, 1)
+    with _plain(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as made:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         made.bind(where)
 
 
-def _listener(family: int, where: tuple[str, int], ipv6_only: bool) -> sockets.socket:
-    made = _plain(family, sockets.SOCK_STREAM | sockets.SOCK_CLOEXEC)
+def _listener(family: int, where: tuple[str, int], ipv6_only: bool) -> socket.socket:
+    made = _plain(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        made.setsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEADDR, 1)
-        made.setsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEPORT, 1)
-        if family == sockets.AF_INET6:
-            made.setsockopt(sockets.IPPROTO_IPV6, sockets.IPV6_V6ONLY, ipv6_only)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, ipv6_only)
         made.bind(where)
         made.listen(BACKLOG)
         made.setblocking(False)
     except OSError:
         made.close()
         raise
-    result: sockets.socket = made
-    return result
+    return made  # type: ignore[no-any-return]
 
 
 def _why(error: OSError, port: int) -> str:

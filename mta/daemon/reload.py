@@ -1,0 +1,204 @@
+"""Changes to a running server: rules and certificates inside the workers, everything else by a new generation of them.
+
+==========================  ===========================================  ==========================================
+what has changed            first                                        then
+==========================  ===========================================  ==========================================
+rules, certificates         every worker loads them ("prepared"); one    every worker switches ("in force")
+                            that cannot ends it: all forget them
+anything else               sockets are bound, new workers forked and    the new generation is in force; the old one
+                            must get ready; one that fails ends it       drains and ends
+==========================  ===========================================  ==========================================
+
+Until "then", what was in force stays in force; a reload that ends before it changes nothing and says why.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from mta import config as configuration
+from mta.daemon import logs, privileges, systemd
+from mta.daemon.child import Child
+from mta.daemon.generation import Generation, certificates, contexts
+from mta.daemon.listening import ListenError
+from mta.daemon.watching import Watch
+from mta.log import log
+from mta.settings import Settings
+
+if TYPE_CHECKING:
+    from mta.daemon.master import Master
+
+PATIENCE = 30.0  # seconds for new workers or new rules to be ready
+FIXED = ("run", "user", "group")  # of [server]: what only a restart changes
+
+
+class Change:
+    """A reload in hand: who has still to agree to the step, and whom to tell. `new` is None for rules."""
+
+    def __init__(self, asked: list[int | None], new: Generation | None, waiting: set[int], step: str) -> None:
+        self.asked, self.new, self.waiting, self.step = asked, new, waiting, step
+        self.until = time.monotonic() + PATIENCE
+
+    @property
+    def what(self) -> str:
+        return "settings" if self.new else "rules"
+
+
+class Reloads:
+    """One change at a time. A question to answer is a number of the registry's; None: a signal, or a saved file."""
+
+    def __init__(self, master: Master) -> None:
+        self.master = master
+        self.change: Change | None = None
+        self._later: list[int | None] = []  # asked for while one was in hand
+
+    # -- the beginning -----------------------------------------------------------------------------------------------
+
+    def ask(self, asked: int | None, rules_only: bool = False) -> None:
+        """Read everything again, or only the rules."""
+        master = self.master
+        if master.state != "serving":
+            master.answer(asked, error=f"the server is {master.state}")
+            return
+        if self.change:
+            self._later.append(asked)
+            return
+        systemd.reloading()
+        try:
+            config = master.config if rules_only else configuration.read(master.config.path)
+            self._check(config.settings)
+            if config.settings == master.settings:
+                self._rules(asked)
+            else:
+                self._generation(asked, config)
+        except (configuration.ConfigError, ListenError, privileges.PrivilegeError, OSError, ValueError) as error:
+            self._failed([asked], str(error))
+
+    def _check(self, wanted: Settings) -> None:
+        master = self.master
+        for name in FIXED:
+            if getattr(wanted.server, name) != getattr(master.settings.server, name):
+                raise ValueError(f"{master.config.path}: server.{name} cannot change while the server runs; restart it")
+        privileges.readable(certificates(wanted))
+        contexts(wanted, {})  # a pair that does not fit is refused before any worker sees it
+
+    def _rules(self, asked: int | None) -> None:
+        ready = list(self.master.workers(state="ready"))
+        self.change = Change([asked], None, {child.pid for child in ready}, "prepared")
+        for child in ready:
+            child.send(do="prepare")
+        if not ready:
+            self._step_done()
+
+    def _generation(self, asked: int | None, config: configuration.Config) -> None:
+        master, settings = self.master, config.settings
+        bound = master.listening.take(settings.listener, settings.server.workers)
+        new = Generation(master.generation.number + 1, config, bound, contexts(settings, master.generation.contexts))
+        self.change = Change([asked], new, set(), "prepared")
+        for slot in range(settings.server.workers):
+            self.change.waiting.add(master.fork(slot, new).pid)
+
+    # -- what the workers say ----------------------------------------------------------------------------------------
+
+    def heard(self, child: Child, step: str, error: str = "") -> None:
+        """A worker has come this far, or says what is wrong."""
+        if self.change is None or step != self.change.step or child.pid not in self.change.waiting:
+            return
+        if error:
+            self._give_up(error)
+            return
+        self.change.waiting.discard(child.pid)
+        if not self.change.waiting:
+            self._step_done()
+
+    def died(self, child: Child, how: str) -> None:
+        if self.change is None or child.pid not in self.change.waiting:
+            return
+        if self.change.new:
+            self._give_up(child.error or f"a new worker died at its start ({how})")
+        else:
+            self.heard(child, self.change.step)  # its successor loads what lies on disk
+
+    def look(self, now: float) -> None:
+        if self.change and now > self.change.until:
+            self._give_up("the workers were not ready in time")
+
+    def _step_done(self) -> None:
+        change, master = self.change, self.master
+        if change is None:
+            return
+        if change.new is None and change.step == "prepared":
+            ready = list(master.workers(state="ready"))
+            change.step, change.waiting = "in force", {child.pid for child in ready}
+            for child in ready:
+                child.send(do="commit")
+            if ready:
+                return
+        self.change = None
+        if change.new:
+            self._replace(change.new)
+        generation = master.generation.number
+        log.event("reloaded", what=change.what, generation=generation)
+        systemd.notify(READY=1, STATUS=master.taking())
+        for asked in change.asked:
+            master.answer(asked, what=change.what, generation=generation)
+        self._next()
+
+    def _replace(self, new: Generation) -> None:
+        """The new workers are ready: put them in force, let the old ones drain."""
+        master = self.master
+        old = list(master.workers())
+        master.generation, master.config = new, new.config
+        master.respawn, master.scan_at = {}, 0.0
+        settings = master.settings
+        master.watch = Watch(settings.rules.path) if settings.rules.watch else None
+        logs.in_master(settings.log)
+        for child in master.children.values():
+            if child.slot < 0:
+                child.send(do="log", to=settings.log.to, level=settings.log.level)
+        for child in old:
+            child.drain(settings.server.drain)
+        self.forget_old()
+
+    def forget_old(self) -> None:
+        """Close sockets of listeners that are no more, once nobody watches them."""
+        master = self.master
+        mine = master.generation.number
+        if not self.change and all(c.slot < 0 or c.generation == mine for c in master.children.values()):
+            master.listening.forget(master.settings.listener)
+
+    # -- the end of one that failed ----------------------------------------------------------------------------------
+
+    def _give_up(self, error: str) -> None:
+        change, self.change = self.change, None
+        if change is None:
+            return
+        if change.new:
+            for child in self.master.workers(change.new.number):
+                child.state = "draining"
+                child.kill()
+            self.master.listening.back_to(self.master.generation.bound)
+        else:
+            for child in self.master.workers(state="ready"):
+                child.send(do="abort")
+        self._failed(change.asked, error)
+
+    def _failed(self, asked: list[int | None], error: str) -> None:
+        log.event("reload_failed", error=error)
+        systemd.notify(READY=1, STATUS="The last reload was refused; the log says why")
+        for each in asked:
+            self.master.answer(each, error=error)
+        self._next()
+
+    def _next(self) -> None:
+        """One more reload answers all who asked while the last one was in hand."""
+        later, self._later = self._later, []
+        if not later:
+            return
+        self.ask(later[0])
+        if self.change:
+            self.change.asked += later[1:]
+        else:
+            self._later = later[1:]
+            self._next()
