@@ -17,13 +17,15 @@ class Ours:
             "listed.test": settings.Domain(users="users.txt", transport="discard"),
             "mx.here.test": settings.Domain(path="/mail/admin"),
         }
-        self.users = {"bob", "eve"}
+        self.users = {"bob", "eve", "eve+x"}
+
+    first = ""
 
     def find(self, domain: str) -> settings.Domain | None:
         return self.found.get(domain)
 
-    def knows(self, address: Address) -> bool:
-        return address.local_part in self.users
+    def lists(self, address: Address) -> bool:
+        return address.domain == "listed.test" and address.local_part in self.users
 
 
 def router(**routes: settings.Route) -> Router:
@@ -70,6 +72,7 @@ def test_an_extension_belongs_to_its_user_where_users_are_listed() -> None:
     route = router()
     assert route.mailbox(parse("bob+lists@listed.test")) == parse("bob@listed.test")
     assert route.mailbox(parse("eve+y@listed.test")) == parse("eve@listed.test")
+    assert route.mailbox(parse("eve+x@listed.test")) == parse("eve+x@listed.test")
     assert route.mailbox(parse("no+one@listed.test")) == parse("no+one@listed.test")
     assert route.mailbox(parse("bob+lists@here.test")) == parse("bob+lists@here.test")
 

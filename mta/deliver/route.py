@@ -17,9 +17,12 @@ MX = Route("smtp")
 
 
 class Domains(Protocol):
+    @property
+    def first(self) -> str: ...
+
     def find(self, domain: str) -> settings.Domain | None: ...
 
-    def knows(self, address: Address) -> bool: ...
+    def lists(self, address: Address) -> bool: ...
 
 
 class Destination(NamedTuple):
@@ -58,18 +61,15 @@ class Router:
         return list(groups.items())
 
     def mailbox(self, address: Address) -> Address:
-        """Whose mailbox it is: bob+lists is bob's where there is a bob and no bob+lists."""
+        """Whose mailbox it is: bob+lists is bob's, unless bob+lists is listed too. Raises Refused (451)."""
         base, plus, _ = address.local_part.partition("+")
-        if not plus or not base:
-            return address
-        domain = self._domains.find(address.domain)
-        if domain is None or domain.users == "any":
+        if not plus or not base or self._domains.lists(address):
             return address
         mailbox = Address(base, address.domain)
-        return mailbox if self._domains.knows(mailbox) else address
+        return mailbox if self._domains.lists(mailbox) else address
 
     def _find(self, domain: str) -> Route:
-        ours = self._domains.find(domain or self._name)  # RFC 5321 4.5.1: a bare Postmaster is ours
+        ours = self._domains.find(domain or self._domains.first or self._name)  # RFC 5321 4.5.1: a bare Postmaster
         if ours is not None:
             return _route(ours)
         return self._others.get(domain) or self._others.get("*") or MX

@@ -1,0 +1,391 @@
+"""Carries one mail: asks the rules, delivers, and tells the spool in one commit what became of it.
+
+    rules of postq, once -> for each destination: rules of delivery, transport -> ONE commit
+            |                                                                          |
+    commit(settle, keep) if they            all served, failed or discarded: drop      | with the bounce that
+    decided or changed something            some to be tried again:          settle    | tells of what failed
+
+Until that one commit the spool knows nothing of the attempt, so a crash anywhere repeats a delivery at most and loses
+none. What rules change at delivery is for that attempt only. A commit that fails (a full disk) is tried again, with
+growing pauses, while the mail stays leased: nothing is lost and nothing is delivered twice meanwhile.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Container, Sequence
+from typing import Protocol
+
+from msgspec.structs import replace
+
+from mta import log, settings
+from mta.deliver import bounce
+from mta.deliver.bounce import Failure
+from mta.deliver.route import Destination, Domains, Router
+from mta.deliver.transport import Result, Transport, attempt
+from mta.deliver.verdicts import Effect, effect
+from mta.message import ids
+from mta.message.envelope import Envelope, Recipient, Route
+from mta.message.ids import Ids
+from mta.message.message import Message, Span
+from mta.message.reply import Refused, Reply
+from mta.net import clock, offload
+from mta.rules.transaction import Transaction
+from mta.rules.verdict import NEXT, Verdict
+from mta.spool.schedule import Schedule
+from mta.spool.spool import Mail, Settled, Spool
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds between tries of a commit
+NOTHING: frozenset[str] = frozenset()
+
+
+class Rules(Protocol):
+    """As much of rules.engine.Rules as we need."""
+
+    @property
+    def stages(self) -> Container[str]: ...
+
+    def run(self, stage: str, transaction: Transaction) -> Verdict: ...
+
+
+class Outcome:
+    """What one attempt has come to so far, recipient by recipient; who is in none of the lists is served."""
+
+    __slots__ = ("failures", "held", "later", "why")
+
+    def __init__(self) -> None:
+        self.later: list[tuple[Result, str, Verdict]] = []  # with the transport's name, and the rule that decided
+        self.failures: list[tuple[Failure, str, Verdict]] = []
+        self.held: list[Recipient] = []
+        self.why = ""  # they are held
+
+
+class Courier:
+    """Everything an attempt needs. `counts`: delivered, deferred, failed, bounced, dropped, discarded, held."""
+
+    def __init__(
+        self,
+        settings: settings.Settings,
+        spool: Spool,
+        rules: Callable[[], Rules | None],
+        domains: Domains,
+        ids: Ids,
+        transport: Callable[[Route], Transport],
+    ) -> None:
+        """`transport` makes or finds what serves a route; it may raise Refused."""
+        self._spool, self._rules, self._ids, self._transport = spool, rules, ids, transport
+        self._domains, self._server = domains, settings.server.name
+        self._bounces = settings.rules.bounce_strangers
+        self._router = Router(settings, domains)
+        self._schedule = Schedule(settings.queue)
+        self._ended = False
+        self.counts = dict.fromkeys(("delivered", "deferred", "failed", "bounced", "dropped", "discarded", "held"), 0)
+
+    @property
+    def router(self) -> Router:
+        return self._router
+
+    def end(self) -> None:
+        """Commits that fail are no longer tried again; the spool finds these mails leased by a dead process."""
+        self._ended = True
+
+    def deliver(self, mail: Mail) -> None:
+        """One attempt for one mail. Parks the greenlet."""
+        envelope, message = mail
+        rules = None if envelope.accepted else self._rules()
+        stages = NOTHING if rules is None else rules.stages
+        if rules is not None and not envelope.postq and "postq" in stages:
+            judged = self._postq(rules, envelope, message)
+            if judged is None:
+                return
+            envelope, message = judged
+            if envelope.accepted:
+                stages = NOTHING
+        outcome = Outcome()
+        for destination, group in self._router.groups(envelope.recipients):
+            content, verdict = message, NEXT
+            if rules is not None and "delivery" in stages:
+                content = apart(message)
+                verdict = self._ask(rules, "delivery", envelope, content, group)[0]
+                said = effect(verdict, bounces=envelope.ours or self._bounces)
+                if said.kind != "go":
+                    self._obey(said, verdict, "delivery", envelope, group, outcome)
+                    continue
+            self._attempt(destination, envelope, group, content, verdict, outcome)
+        self._finish(envelope, message, outcome, postq=True)
+
+    # -- the rules ----------------------------------------------------------------------------------------------------
+
+    def _postq(self, rules: Rules, envelope: Envelope, message: Message) -> Mail | None:
+        """The mail as the rules of postq want it, or None: they ended the attempt."""
+        content = apart(message)
+        before = content.layout()
+        verdict, values = self._ask(rules, "postq", envelope, content, envelope.recipients)
+        changed = content.layout() != before
+        decided = replace(envelope, vars=values, postq=True, accepted=envelope.accepted or verdict.kind == "faccept")
+        said = effect(verdict, bounces=envelope.ours or self._bounces)
+        if said.kind == "go":
+            if changed or values != envelope.vars or verdict.rule:
+                self._commit(envelope.id, settle=[Settled(decided, content if changed else None, keep=True)])
+            return Mail(decided, content if changed else message)
+        outcome = Outcome()
+        self._obey(said, verdict, "postq", envelope, envelope.recipients, outcome)
+        if said.kind == "later":  # it is asked again, about the mail as it was
+            self._finish(envelope, message, outcome, postq=False)
+        else:
+            self._finish(decided, content, outcome, postq=True, changed=changed)
+        return None
+
+    def _ask(
+        self, rules: Rules, stage: str, envelope: Envelope, message: Message, recipients: Sequence[Recipient]
+    ) -> tuple[Verdict, dict]:
+        """What the rules of a stage say, and the vars they leave."""
+        client = envelope.client
+        transaction = Transaction(
+            envelope.id.rpartition(".")[0],
+            client,
+            mail_id=envelope.id,
+            origin=envelope.origin,
+            server=self._server,
+            listener=client.listener if client else "",
+            trusted=client.trusted if client else False,
+        )
+        if client is not None:
+            transaction.helo, transaction.user = client.helo, client.user
+        transaction.sender = envelope.sender
+        transaction.recipients = [recipient.address for recipient in recipients]
+        if len(recipients) == 1:
+            transaction.recipient = recipients[0].address
+        transaction.message, transaction.vars = message, dict(envelope.vars)
+        try:
+            return rules.run(stage, transaction), transaction.vars
+        finally:
+            transaction.close()
+
+    def _obey(
+        self,
+        said: Effect,
+        verdict: Verdict,
+        stage: str,
+        envelope: Envelope,
+        recipients: Sequence[Recipient],
+        outcome: Outcome,
+    ) -> None:
+        """Sort recipients a rule decided about."""
+        if said.kind == "hold":
+            outcome.held += recipients
+            outcome.why = said.held
+            self.counts["held"] += 1
+            log.event(
+                "held",
+                mail=envelope.id,
+                sender=str(envelope.sender),
+                recipients=[str(recipient.address) for recipient in recipients],
+                reason=said.held if said.reply is None else f"{said.held}: {said.reply}",
+                rule=verdict.rule,
+                where=verdict.where,
+            )
+        elif said.kind == "discard":
+            self.counts["discarded"] += 1
+            log.event(
+                "discarded",
+                mail=envelope.id,
+                sender=str(envelope.sender),
+                recipients=[str(recipient.address) for recipient in recipients],
+                stage=stage,
+                rule=verdict.rule,
+                where=verdict.where,
+            )
+        else:
+            assert said.reply is not None
+            for recipient in recipients:
+                if said.kind == "later":
+                    outcome.later.append((Result(recipient, said.reply), "", verdict))
+                else:
+                    tried = replace(recipient, attempts=recipient.attempts + 1)
+                    outcome.failures.append((Failure(tried, said.reply), "", verdict))
+
+    # -- the attempt --------------------------------------------------------------------------------------------------
+
+    def _attempt(
+        self,
+        destination: Destination,
+        envelope: Envelope,
+        recipients: list[Recipient],
+        message: Message,
+        verdict: Verdict,
+        outcome: Outcome,
+    ) -> None:
+        began = time.perf_counter()
+        try:
+            transport = self._transport(destination.route)
+        except Refused as no:
+            outcome.later += [(Result(r, no.reply, reason=no.reason), "", verdict) for r in recipients]
+            return
+        name = transport.name
+        for result in attempt(transport, envelope, recipients, message):
+            recipient, reply, host, said, _ = result
+            if reply.code < 400:
+                self.counts["delivered"] += 1
+                log.event(
+                    "delivered",
+                    mail=envelope.id,
+                    sender=str(envelope.sender),
+                    recipient=str(recipient.address),
+                    transport=name,
+                    host=host,
+                    attempts=recipient.attempts + 1,
+                    reply=str(reply),
+                    delay=round(clock.now() - envelope.arrived, 3),
+                    ms=round((time.perf_counter() - began) * 1000, 3),
+                    rule=verdict.rule,
+                    where=verdict.where,
+                )
+            elif reply.code < 500:
+                outcome.later.append((result, name, verdict))
+            else:
+                tried = replace(recipient, attempts=recipient.attempts + 1)
+                outcome.failures.append((Failure(tried, reply, host, said), name, verdict))
+
+    # -- the end of it ------------------------------------------------------------------------------------------------
+
+    def _finish(
+        self, envelope: Envelope, message: Message, outcome: Outcome, *, postq: bool, changed: bool = False
+    ) -> None:
+        """The one commit: what is served and what failed is gone, what is left waits, the sender is told."""
+        if not (outcome.later or outcome.failures or outcome.held):
+            self._commit(envelope.id, drop=[envelope.id])
+            return
+        now = clock.now()
+        left = self._left(envelope, outcome, now)
+        for failure, name, verdict in outcome.failures:
+            self._failed(envelope, failure, name, verdict)
+        content = message if changed else None
+        add, settle, drop = self._told(envelope, message, outcome, now), [], []
+        if left is not None:
+            left.postq = postq
+            settle.append(Settled(left, content))
+            if outcome.held:  # the held recipients cannot stay with those who wait: they become a mail of their own
+                id = ids.mail(self._ids.session(), 1)
+                own = replace(
+                    envelope, id=id, recipients=outcome.held, held=outcome.why, origin=envelope.id, postq=True
+                )
+                add.append(Mail(own, Message(bytes(message))))
+        elif outcome.held:
+            settle.append(Settled(replace(envelope, recipients=outcome.held, held=outcome.why, postq=postq), content))
+        else:
+            drop.append(envelope.id)
+        self._commit(envelope.id, add, settle, drop)
+
+    def _left(self, envelope: Envelope, outcome: Outcome, now: float) -> Envelope | None:
+        """The mail as it waits for the next try. What is too old for one becomes a failure."""
+        if not outcome.later:
+            return None
+        attempts = envelope.attempts + 1
+        next_try = self._schedule.next_try(envelope.arrived, attempts, now, random.random())
+        recipients = []
+        for (recipient, reply, host, said, reason), name, verdict in outcome.later:
+            tried = replace(recipient, attempts=recipient.attempts + 1, reply=str(reply))
+            if next_try is None:
+                outcome.failures.append((Failure(tried, reply, host, said, expired=True), name, verdict))
+                continue
+            recipients.append(tried)
+            self.counts["deferred"] += 1
+            log.event(
+                "deferred",
+                mail=envelope.id,
+                sender=str(envelope.sender),
+                recipient=str(recipient.address),
+                transport=name,
+                host=host,
+                attempts=tried.attempts,
+                reply=tried.reply,
+                next_try=round(next_try, 3),
+                reason=reason,
+                rule=verdict.rule,
+                where=verdict.where,
+            )
+        if next_try is None:
+            return None
+        return replace(envelope, recipients=recipients, attempts=attempts, next_try=next_try)
+
+    def _failed(self, envelope: Envelope, failure: Failure, name: str, verdict: Verdict) -> None:
+        self.counts["failed"] += 1
+        log.event(
+            "failed",
+            mail=envelope.id,
+            sender=str(envelope.sender),
+            recipient=str(failure.recipient.address),
+            transport=name,
+            host=failure.host,
+            attempts=failure.recipient.attempts,
+            reply=str(failure.reply),
+            reason="it was tried for as long as queue.expire allows" if failure.expired else "",
+            rule=verdict.rule,
+            where=verdict.where,
+        )
+
+    def _told(self, envelope: Envelope, message: Message, outcome: Outcome, now: float) -> list[Mail]:
+        """The bounce, if something failed and there is somebody to tell (RFC 5321 4.5.5)."""
+        if not outcome.failures:
+            return []
+        failures = [failure for failure, _, _ in outcome.failures]
+        recipients = [str(failure.recipient.address) for failure in failures]
+        if not envelope.sender:
+            self.counts["dropped"] += 1
+            reason = f"it has the null sender, whom nobody can tell: {failures[0].reply}"
+            log.event("dropped", mail=envelope.id, sender="", recipients=recipients, reason=reason)
+            return []
+        id = ids.mail(self._ids.session(), 1)
+        direction = "outgoing" if self._domains.find(envelope.sender.domain) is None else "internal"
+        about = bounce.make(envelope, message, failures, server=self._server, id=id, now=now)
+        self.counts["bounced"] += 1
+        log.event("bounced", mail=envelope.id, bounce=id, sender=str(envelope.sender), recipients=recipients)
+        return [Mail(bounce.envelope_of(envelope, id=id, now=now, direction=direction), about)]
+
+    def _commit(
+        self, id: str, add: Sequence[Mail] = (), settle: Sequence[Settled] = (), drop: Sequence[str] = ()
+    ) -> None:
+        """Commit, however long it takes."""
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                self._spool.commit(add, settle, drop)
+                return
+            except Refused:  # the spool has said why
+                pass
+            except Exception as error:
+                log.bug(error, mail=id, stage="delivery")
+            if self._ended:
+                return
+            offload.pause(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+
+def apart(message: Message) -> Message:
+    """The same content in a message of its own, so that what rules change in it is not changed in the other.
+
+    A large body is shared as long as only fields on top of it are new.
+    """
+    top, at = [], 0
+    for piece in message.layout():
+        if isinstance(piece, Span):
+            if piece.start != at:
+                return Message(bytes(message))
+            at = piece.stop
+        elif at:
+            return Message(bytes(message))
+        else:
+            top.append(piece)
+    if at != len(message.raw):
+        return Message(bytes(message))
+    other = Message(message.raw, message.file)
+    if top:
+        other.headers.prepend_raw(b"".join(top))
+    return other
+
+
+def local_trouble(what: str) -> Refused:
+    """A slip in the settings or in a rule must delay mail, not lose it."""
+    return Refused(Reply(451, "4.3.5", "This server is not set up for that now"), what)
