@@ -61,8 +61,7 @@ class Receiver:
         self.doors: list[Door] = []
         self.sessions: set[Session] = set()
         self._idle: list[Any] = []
-        self._watchers: list[Any] = []
-        self._sockets: list[Any] = []
+        self._watchers: dict[Any, Any] = {}  # by socket
 
     def listen(self, sock: Any, listener: settings_of.Listener) -> None:
         """Take connections from a bound and listening socket. Raises ValueError when a certificate is missing."""
@@ -75,8 +74,7 @@ class Receiver:
         raw.setblocking(False)
         watcher = get_hub().loop.io(raw.fileno(), 1)
         self.doors.append(door)
-        self._watchers.append(watcher)
-        self._sockets.append(sock)
+        self._watchers[sock] = watcher
         watcher.start(self._accept, raw, door, watcher)
 
     def _accept(self, sock: Any, door: Door, watcher: Any) -> None:
@@ -137,18 +135,18 @@ class Receiver:
         gevent.spawn_later(BREATH, self._resume, sock, door, watcher)
 
     def _resume(self, sock: Any, door: Door, watcher: Any) -> None:
-        if watcher in self._watchers:
+        if watcher in self._watchers.values():
             watcher.start(self._accept, sock, door, watcher)
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
-    def stop_listening(self) -> None:
-        """Take no more connections. The sockets stay open: they are not ours."""
-        watchers, self._watchers = self._watchers, []
-        for watcher in watchers:
-            watcher.stop()
-            watcher.close()
-        self._sockets.clear()
+    def stop_listening(self, sock: Any = None) -> None:
+        """Take no more connections, from one socket or from any. The sockets stay open: they are not ours."""
+        for each in [sock] if sock is not None else list(self._watchers):
+            watcher = self._watchers.pop(each, None)
+            if watcher is not None:
+                watcher.stop()
+                watcher.close()
 
     def drain(self, seconds: float) -> int:
         """Let every session finish its mail, then tell it to come again. How many were still open at the end."""
