@@ -33,6 +33,7 @@ MAX_TEXT = 1 << 20  # bytes of a part shown as text at once
 
 _MAIN = re.compile(r"\s*([!#-'*+.^_`{|}~0-9a-z-]+)\s*/\s*([!#-'*+.^_`{|}~0-9a-z-]+)")
 _CLOSE = re.compile(rb"(--)?[ \t]*(?:\r\n|\Z)")  # what may follow a boundary on its line
+_CUT = ("too many parts", "too long to split")  # flaws of a multipart whose last part is all the rest of it
 
 
 class Budget:
@@ -41,7 +42,7 @@ class Budget:
     __slots__ = ("bytes", "parts")
 
     def __init__(self, size: int) -> None:
-        self.parts, self.bytes = MAX_PARTS, 8 * size + 10_000_000
+        self.parts, self.bytes = MAX_PARTS, 8 * size + 64_000_000
 
 
 class Part:
@@ -396,7 +397,8 @@ class Part:
 
     def attach(self, entity: bytes) -> Part:
         """Put a part at the end of a multipart/mixed; anything else becomes the first part of one. The new part."""
-        target = self if self.type == "multipart/mixed" and self.parts else self.wrap("mixed")
+        mixed = self.type == "multipart/mixed" and self.parts and self.flaw not in _CUT
+        target = self if mixed else self.wrap("mixed")
         return target._put(len(target.parts), entity)
 
     def _put(self, place: int, entity: bytes) -> Part:
@@ -525,6 +527,8 @@ class Part:
             self._write_line(out, part._lead, line + b"\r\n", begun)
             begun = out.size
             part.write(out)
+        if self.flaw in _CUT:
+            return  # the last part holds all the rest, the closing boundary too
         self._write_line(out, self._tail, line + b"--", begun)
         if self._tail is None and (self._epilogue < self._stop or self.parent is None):
             out.new(b"\r\n")
