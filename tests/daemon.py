@@ -47,8 +47,8 @@ class Server:
         self.file = folder / "mta.toml"
         folder.mkdir(parents=True, exist_ok=True)
         self.configure(config)
-        if rules is not None:
-            self.rules(rules)
+        if rules is not None or not (folder / "rules" / "main.lua").exists():
+            self.rules(rules or "")
         self.program: subprocess.Popen[bytes] | None = None
 
     # -- before and while it runs ------------------------------------------------------------------------------------

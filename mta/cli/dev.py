@@ -29,8 +29,6 @@ watch = true                       # rules/main.lua is in force as soon as it is
 path = "Maildir"
 """
 
-RULES = "-- Rules of the server to play with. Save this file and they are in force.\n"
-
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dir", default="mta-dev", help="folder for everything (default: ./mta-dev)")
@@ -60,11 +58,7 @@ def prepare(folder: Path, port: int | None) -> Path:
     rules = folder / "rules" / "main.lua"
     if not rules.exists():
         rules.parent.mkdir(exist_ok=True)
-        sample = telling.shipped("rules/main.lua")
-        if sample.exists():
-            shutil.copyfile(sample, rules)
-        else:
-            rules.write_text(RULES, "utf-8")
+        shutil.copyfile(telling.shipped("rules/main.lua"), rules)
     return file
 
 

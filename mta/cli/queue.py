@@ -59,7 +59,7 @@ def _pages(line: Line) -> Iterator[dict[str, Any]]:
 
 def _resting(path: str) -> Iterator[dict[str, Any]]:
     from mta.daemon.waiting import plain
-    from mta.spool.journal import read
+    from mta.spool.recovery import read
 
     yield from map(plain, read(path))
 

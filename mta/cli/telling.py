@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mta import config
+from mta import config, resources
 from mta.daemon.control import Line
 from mta.net.frames import CallFailed, Unavailable
 
@@ -132,6 +132,4 @@ def myself() -> str:
 
 def shipped(name: str) -> Path:
     """A file of conf/, installed (mta/_conf) or in a checkout (../conf)."""
-    home = Path(__file__).parent.parent
-    installed = home / "_conf"
-    return (installed if installed.is_dir() else home.parent / "conf") / name
+    return resources.folder("conf") / name

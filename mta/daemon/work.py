@@ -1,86 +1,112 @@
-"""A worker's rooms, wired."""
+"""The rooms of one worker, wired: rules, spool, queue and receiver, from their start to their end."""
 
 from __future__ import annotations
 
 import os
 import socket
+import ssl
 from collections.abc import Callable
 from typing import Any
 
-import gevent
-from gevent import get_hub
-
-from mta.daemon.generation import Generation
+from mta import log
+from mta.daemon.generation import Generation, contexts
+from mta.daemon.waiting import Pages
+from mta.deliver.queue import Queue
+from mta.domains import Domains
+from mta.message.ids import Ids
+from mta.net.dns import Resolver
+from mta.receive.listener import Receiver
+from mta.rules.engine import Rules, RulesError
+from mta.rules.world import LiveWorld
 from mta.settings import Listener
+from mta.spool.journal import JournalSpool
 
 
 class Work:
-    def __init__(self, generation: Generation, owns: Callable[[str], Any]) -> None:
-        self._w = {}
-        self.live = set()
+    """Make it after the fork. `owns(folder)` is told of our spool folder before it is made."""
 
-    def start(self) -> None: ...
+    def __init__(self, generation: Generation, owns: Callable[[str], Any]) -> None:
+        self.generation = generation
+        self.settings = settings = generation.config.settings
+        self.ids = Ids()
+        self.resolver = Resolver(settings.dns)
+        self.domains = Domains(settings)
+        self.world = LiveWorld(self.resolver)
+        self.rules = Rules.load(settings.rules, self.world)
+        self._next: Rules | None = None  # loaded, not in force yet
+        self._pages = Pages()
+        self._watched: set[socket.socket] = set()
+        owns(os.path.join(settings.spool.path, self.ids.writer))
+        self.spool = JournalSpool(settings.spool, self.ids.writer)
+        in_force = lambda: self.rules  # noqa: E731
+        self.queue = Queue(settings, self.spool, in_force, self.resolver, self.ids, self.domains)
+        self.receiver = Receiver(settings, self.domains, in_force, self.spool, self.ids, self.context)
+
+    def start(self) -> None:
+        self.queue.start()
+
+    def context(self, listener: Listener) -> ssl.SSLContext | None:
+        return self.generation.contexts.get((listener.tls.certificate, listener.tls.key)) if listener.tls else None
 
     def listen(self, sock: socket.socket, listener: Listener) -> None:
-        w = get_hub().loop.io(sock.fileno(), 1)
-
-        def on():
-            try:
-                c, a = sock.accept()
-            except BlockingIOError:
-                return
-            gevent.spawn(self.one, c)
-
-        w.start(on)
-        self._w[sock] = w
-
-    def one(self, c):
-        from gevent import socket as gs
-
-        c = gs.socket(fileno=c.detach())
-        self.live.add(c)
-        try:
-            c.sendall(b"220 hi\r\n")
-            while d := c.recv(1000):
-                if d.startswith(b"QUIT"):
-                    c.sendall(b"221 bye\r\n")
-                    break
-                if d.startswith(b"SPIN"):
-                    while True:
-                        pass
-                c.sendall(b"250 %d\r\n" % os.getpid())
-        except OSError:
-            pass
-        finally:
-            c.close()
-            self.live.discard(c)
+        if sock not in self._watched:
+            self._watched.add(sock)
+            self.receiver.listen(sock, listener)
 
     def stop_listening(self, sock: socket.socket) -> None:
-        w = self._w.pop(sock, None)
-        if w:
-            w.stop()
-            w.close()
+        if sock in self._watched:
+            self._watched.discard(sock)
+            self.receiver.stop_listening(sock)
 
     def adopt(self, folder: str) -> bool:
-        return True
+        return self.spool.adopt(folder)
+
+    # -- rules and certificates change under our feet --------------------------------------------------------------
 
     def prepare(self) -> str:
+        """Load rules and certificates anew, beside those in force. What is wrong with them, or nothing."""
+        try:
+            contexts(self.settings, {})
+            self._next = Rules.load(self.settings.rules, self.world)
+        except (RulesError, ValueError, OSError) as error:
+            return str(error) or type(error).__name__
         return ""
 
-    def commit(self) -> None: ...
-    def abort(self) -> None: ...
+    def commit(self) -> None:
+        """A mail under way keeps the rules it began with. Tickets stay good: the contexts are the same."""
+        if self._next is not None:
+            self.rules, self._next = self._next, None
+        try:
+            contexts(self.settings, self.generation.contexts)
+        except (ValueError, OSError) as error:
+            log.event("reload_failed", error=f"a certificate changed while it was loaded: {error}")
+
+    def abort(self) -> None:
+        self._next = None
+
+    # -- what people ask -------------------------------------------------------------------------------------------
+
     def status(self) -> dict[str, Any]:
-        return {"sessions": len(self.live)}
+        return {
+            **self.receiver.status(),
+            "queue": self.queue.status(),
+            "spool": self.spool.counts(),
+            "rules": self.rules.version,
+        }
 
-    def queue_first(self) -> Any:
-        return {"mails": [], "cursor": 0}
+    def queue_first(self) -> dict[str, Any]:
+        return self._pages.first(self.spool.find())
 
-    def queue_next(self, cursor: int) -> Any:
-        return {"mails": [], "cursor": 0}
+    def queue_next(self, cursor: int) -> dict[str, Any]:
+        return self._pages.next(cursor)
+
+    # -- the end ---------------------------------------------------------------------------------------------------
 
     def drain_in(self, seconds: float) -> None:
-        while self.live:
-            gevent.sleep(0.05)
+        self.receiver.drain(seconds)
 
-    def drain_out(self, seconds: float) -> None: ...
-    def close(self) -> None: ...
+    def drain_out(self, seconds: float) -> None:
+        self.queue.drain(seconds)
+
+    def close(self) -> None:
+        self.spool.close()

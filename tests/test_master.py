@@ -1,0 +1,422 @@
+"""The master and its children, with real processes: deaths, stuck workers, reloads without a lost connection, drain."""
+
+import fcntl
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from daemon import Server, free_ports
+from gevent import monkey
+
+Thread = monkey.get_original("threading", "Thread")
+
+
+def text(n: int) -> str:
+    return f"Subject: number {n}\r\nMessage-ID: <{n}@test>\r\n\r\nhello\r\n"
+
+
+class Load:
+    """Clients that connect, say NOOP and leave, again and again. `.done`, and `.failed` with what went wrong."""
+
+    def __init__(self, port: int, clients: int = 10) -> None:
+        self.port, self.done, self.failed = port, 0, list[str]()
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                with socket.create_connection(("127.0.0.1", self.port), timeout=15) as client:
+                    lines = client.makefile("rb")
+                    for said in (None, b"NOOP\r\n", b"QUIT\r\n"):
+                        if said:
+                            client.sendall(said)
+                        answer = lines.readline()
+                        if answer[:1] != b"2":
+                            raise OSError(f"{said!r} was answered {answer!r}")
+                self.done += 1
+            except OSError as error:
+                self.failed.append(repr(error))
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def test_it_starts_and_stops(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        assert set(server.workers()) == {"registry", "worker 0", "worker 1"}
+        status = server.status()
+        assert status["generation"] == 1
+        with server.smtp() as client:
+            assert client.noop()[0] == 250
+        assert server.stop() == 0
+    events = [line["event"] for line in server.events()]
+    assert events.index("started") < events.index("stopping") < events.index("stopped")
+    assert server.mta("status", code=4).startswith("mta status: no server answers")
+
+
+def test_several_listeners_on_both_families(tmp_path: Path) -> None:
+    both, four = free_ports(2)
+    config = f"""
+        [[listener]]
+        address = "[::]:{both}"
+        [[listener]]
+        address = "127.0.0.1:{four}"
+        [[listener]]
+        address = "[::1]:{four}"
+        kind = "submission"
+    """
+    with Server(tmp_path, config) as server:
+        for host, port in (("127.0.0.1", both), ("::1", both), ("127.0.0.1", four), ("::1", four)):
+            with socket.create_connection((host, port), timeout=5) as client:
+                assert client.recv(4) == b"220 ", (host, port)
+        assert [each["address"] for each in server.status()["listeners"]] == [
+            [f"[::]:{both}"],
+            [f"127.0.0.1:{four}"],
+            [f"[::1]:{four}"],
+        ]
+
+
+def test_ipv6_leaves_ipv4_to_a_listener_that_names_it(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    config = f"""
+        [[listener]]
+        address = "[::]:{port}"
+        [[listener]]
+        address = "0.0.0.0:{port}"
+    """
+    with Server(tmp_path, config) as server:
+        assert [each["address"] for each in server.status()["listeners"]] == [[f"[::]:{port}"], [f"0.0.0.0:{port}"]]
+        for host in ("127.0.0.1", "::1"):
+            with socket.create_connection((host, port), timeout=5) as client:
+                assert client.recv(4) == b"220 "
+
+
+def test_an_address_somebody_has(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        server = Server(tmp_path, f'[[listener]]\naddress = "127.0.0.1:{port}"\n')
+        assert f"127.0.0.1:{port}: another program has this address" in server.mta("serve", code=1)
+
+
+def test_two_servers_do_not_share_an_address_or_a_configuration(tmp_path: Path) -> None:
+    with Server(tmp_path / "one") as server:
+        second = Server(tmp_path / "two", f'[[listener]]\naddress = "127.0.0.1:{server.port}"\n')
+        assert "another program has this address" in second.mta("serve", code=1)
+        assert f"runs on this configuration already (pid {server.status()['pid']})" in server.mta("serve", code=1)
+
+
+def test_a_start_that_fails_says_why_and_leaves_nothing(tmp_path: Path) -> None:
+    server = Server(tmp_path, rules="on.rcpt(")
+    assert "main.lua" in server.mta("serve", code=1)
+    assert server.mta("status", code=4)
+
+
+def test_a_killed_worker_and_a_killed_registry_are_replaced(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        before = server.workers()
+        for name in ("worker 0", "registry"):
+            os.kill(before[name], signal.SIGKILL)
+        server.until(lambda: len(server.workers()) == 3, "they were not replaced")
+        after = server.workers()
+        assert after["worker 1"] == before["worker 1"]
+        assert after["worker 0"] != before["worker 0"]
+        died = {line["worker"]: line["status"] for line in server.events("worker_died")}
+        assert died == {0: "SIGKILL", "registry": "SIGKILL"}
+
+
+def test_no_connection_waits_for_a_worker_that_dies_again_and_again(tmp_path: Path) -> None:
+    with Server(tmp_path) as server, Load(server.port, 4) as load:
+        for _ in range(4):
+            server.until(lambda: "worker 0" in server.workers(), "it was not replaced")
+            os.kill(server.workers()["worker 0"], signal.SIGKILL)
+            time.sleep(0.1)
+        server.until(lambda: "worker 0" in server.workers(), "it was not replaced")
+        before = load.done
+        server.until(lambda: load.done > before + 50, "nobody was served")
+    # those whose connection the killed worker held are cut off; nobody else
+    assert len(load.failed) <= 4 * 4
+    assert not [why for why in load.failed if "timed out" in why]
+
+
+@pytest.mark.parametrize("how", ["stopped", "busy"])
+def test_a_stuck_worker_is_killed_and_replaced(tmp_path: Path, how: str) -> None:
+    config = '[server]\nname = "mx.example.test"\nworkers = 2\nstuck = "1500ms"\n'
+    config += "[rules]\ninstructions = 1000000000000\n"  # no limit will stop the rule
+    rules = 'on.helo("for ever", function(mail) if mail.helo == "stick" then while true do end end end)\n'
+    with Server(tmp_path, config, rules) as server:
+        before = server.workers()
+        if how == "stopped":
+            os.kill(before["worker 0"], signal.SIGSTOP)
+        else:
+            client = socket.create_connection(("127.0.0.1", server.port))
+            client.sendall(b"HELO stick\r\n")
+        began = time.monotonic()
+        server.until(lambda: server.events("worker_stuck"), "nobody noticed", 8)
+        server.until(lambda: len(server.workers()) == 3, "it was not replaced", 8)
+        assert time.monotonic() - began < 6
+        (event,) = server.events("worker_stuck")
+        assert event["pid"] == before[f"worker {event['worker']}"]
+        assert set(server.workers().values()) & set(before.values()) == set(before.values()) - {event["pid"]}
+        with server.smtp() as client:
+            assert client.noop()[0] == 250
+
+
+def test_ten_reloads_under_load_lose_no_connection(tmp_path: Path) -> None:
+    with Server(tmp_path) as server, Load(server.port, 20) as load:
+        for n in range(10):
+            workers = 1 + n % 3
+            server.configure(f'[server]\nname = "mx.example.test"\nworkers = {workers}\n')
+            assert f"generation {n + 2}" in server.reload()
+            if n % 3 == 0:
+                assert "rules and certificates" in server.reload()
+            time.sleep(0.2)
+        assert server.status()["generation"] == 11
+        before = load.done
+        server.until(lambda: load.done > before + 50, "nobody was served")
+    assert load.failed == []
+    assert load.done > 200
+
+
+def test_an_open_session_outlives_reloads(tmp_path: Path) -> None:
+    with Server(tmp_path, '[server]\nname = "mx.example.test"\ndrain = "20s"\nworkers = 1\n') as server:
+        with server.smtp() as client:
+            client.ehlo()
+            client.mail("a@b.test")
+            for n in range(2):
+                server.configure(f'[server]\nname = "mx{n}.example.test"\ndrain = "20s"\nworkers = 1\n')
+                server.reload()
+            assert client.rcpt("you@demo.test")[0] == 250
+            assert client.data(text(1))[0] == 250
+        with server.smtp() as client:
+            assert client.ehlo()[1].startswith(b"mx1.example.test")
+        server.until(lambda: len(server.status()["children"]) == 2, "the old workers did not end")
+
+
+def test_a_bad_file_keeps_the_old_one_and_says_why(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        before = server.workers()
+        server.file.write_text(server.file.read_text() + "\n[smtp]\nmax_sise = 4\n")
+        said = server.reload(code=1)
+        assert "[smtp] there is no setting max_sise; did you mean max_size?" in said
+        server.configure('[server]\nname = "mx.example.test"\nworkers = 2\nrun = "elsewhere"\n')
+        server.file.rename(tmp_path / "new.toml")
+        server.file.write_text("[server]\n")  # the command must find the old folder
+        assert "server.workers" not in server.reload()
+        (event,) = server.events("reload_failed")
+        assert "max_sise" in event["error"]
+        assert server.workers()["registry"] == before["registry"]
+
+
+def test_rules_that_do_not_load_keep_the_old_ones(tmp_path: Path) -> None:
+    with Server(tmp_path, rules='on.rcpt("no", function() return deny("550 5.7.1 Old rules") end)\n') as server:
+        server.rules("on.rcpt(")
+        assert "main.lua:" in server.reload(code=1)
+        with server.smtp() as client:
+            client.ehlo()
+            client.mail("a@b.test")
+            assert client.rcpt("you@demo.test")[1].startswith(b"5.7.1 Old rules")
+            server.rules('on.rcpt("no", function() return deny("550 5.7.1 New rules") end)\n')
+            assert "rules and certificates" in server.reload()
+        with server.smtp() as client:
+            client.ehlo()
+            client.mail("a@b.test")
+            assert client.rcpt("you@demo.test")[1].startswith(b"5.7.1 New rules")
+
+
+def test_a_new_generation_that_cannot_start_keeps_the_old_one(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        before = server.workers()
+        server.rules("on.rcpt(")
+        server.configure('[server]\nname = "mx.example.test"\nworkers = 3\n')
+        assert "main.lua" in server.reload(code=1)
+        assert server.workers() == before
+        with Load(server.port, 8) as load:
+            server.until(lambda: load.done > 100, "nobody was served")
+        assert load.failed == []
+
+
+def test_sighup_reloads(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        server.configure('[server]\nname = "mx.example.test"\nworkers = 1\n')
+        server.signal(signal.SIGHUP)
+        server.until(lambda: server.status().get("generation") == 2, "it did not reload")
+        server.file.write_text("[server\n")
+        server.signal(signal.SIGHUP)
+        server.until(lambda: server.events("reload_failed"), "it did not say what is wrong")
+        assert server.status()["generation"] == 2
+
+
+def test_a_listener_comes_and_goes(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    one = '[[listener]]\naddress = "127.0.0.1:0"\n'
+    with Server(tmp_path, one) as server:
+        server.configure(f'{one}[[listener]]\naddress = "127.0.0.1:{port}"\n')
+        server.reload()
+        with server.smtp(port) as client:
+            assert client.noop()[0] == 250
+        server.configure(one)
+        server.reload()
+        server.until(lambda: refused(port), "the port is still open")
+
+
+def refused(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_a_stop_lets_an_open_session_finish_its_mail(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        client = server.smtp()
+        client.ehlo()
+        client.mail("a@b.test")
+        port = server.port
+        server.signal(signal.SIGTERM)
+        server.until(lambda: refused(port), "it still listens")
+        assert client.rcpt("you@demo.test")[0] == 250
+        assert client.data(text(1))[0] == 250
+        assert server.ended() == 0
+    assert server.events("accepted")
+
+
+def test_a_stop_ends_idle_sessions_at_once(tmp_path: Path) -> None:
+    with Server(tmp_path, '[server]\nname = "mx.example.test"\ndrain = "30s"\n') as server:
+        client = server.smtp()
+        client.ehlo()
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - began < 5
+
+
+def test_a_second_signal_hurries(tmp_path: Path) -> None:
+    with Server(tmp_path, '[server]\nname = "mx.example.test"\ndrain = "60s"\n') as server:
+        client = server.smtp()
+        client.ehlo()
+        client.mail("a@b.test")
+        port = server.port
+        server.signal(signal.SIGTERM)
+        server.until(lambda: refused(port), "it still listens")
+        server.signal(signal.SIGINT)
+        assert server.ended(10) == 0
+
+
+def test_workers_end_when_the_master_is_killed(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        pids = [child["pid"] for child in server.status()["children"]]
+        server.kill()
+        end = time.monotonic() + 10
+        while any(os.path.exists(f"/proc/{pid}") for pid in pids):
+            assert time.monotonic() < end, "orphans"
+            time.sleep(0.05)
+        with Server(tmp_path) as again:
+            assert len(again.workers()) == 3
+
+
+def lock_of(folder: Path) -> bool:
+    """Somebody holds the flock of a spool folder."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+HELD = '[queue]\nretry = ["1h"]\n[route."*"]\nhost = "127.0.0.1:{port}"\n[domain."demo.test"]\npath = "Maildir"\n'
+
+
+def test_mail_of_a_killed_worker_is_delivered_within_two_seconds(tmp_path: Path) -> None:
+    slow = 'on.delivery("slow", function(mail) sleep(0.3) end)\n'
+    with Server(tmp_path, rules=slow) as server:
+        for n in range(20):
+            server.send(text(n))
+        for name in ("worker 0", "worker 1"):
+            os.kill(server.workers()[name], signal.SIGKILL)
+            server.until(lambda: len(server.workers()) == 3, "they were not replaced")
+        server.until(lambda: len(server.mails()) >= 20, "mail is missing", 6)
+        subjects = {line for mail in server.mails() for line in mail.read_text().split("\n") if "Subject" in line}
+        assert len(subjects) == 20
+
+
+def test_fewer_workers_deliver_the_queue_of_many(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    config = '[server]\nname = "mx.example.test"\nworkers = {workers}\ndrain = "3s"\n' + (
+        f'[queue]\nretry = ["1s"]\n[domain."demo.test"]\ntransport = "smtp"\nhost = "127.0.0.1:{port}"\n'
+    )
+    with Server(tmp_path, config.replace("{workers}", "8")) as server:
+        for n in range(60):
+            server.send(text(n))
+        assert len(server.mta("queue", "list").splitlines()) == 60
+        server.configure(config.replace("{workers}", "2"))
+        server.reload()
+        server.until(lambda: len(server.status()["children"]) == 3, "the old workers did not end")
+        assert len(server.mta("queue", "list").splitlines()) == 60
+        with Server(tmp_path / "next", f'[[listener]]\naddress = "127.0.0.1:{port}"\n') as following:
+            server.until(lambda: len(following.mails()) >= 60, "mail is missing", 20)
+            server.until(lambda: server.mta("queue", "list") == "", "the queue is not empty")
+
+
+def test_the_log_is_opened_again_after_a_rotation(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        server.send(text(1))
+        server.until(lambda: server.events("accepted"), "no line")
+        server.folder.joinpath("mta.log").rename(tmp_path / "mta.log.1")
+        time.sleep(1.1)
+        server.send(text(2))
+        server.until(lambda: server.events("accepted"), "no line in the new file")
+
+
+def test_saved_rules_are_in_force_when_watched(tmp_path: Path) -> None:
+    config = "[rules]\nwatch = true\nexplain = true\n"
+    with Server(tmp_path, config, 'on.rcpt("yes", function() end)\n') as server:
+        server.send(text(1))
+        server.rules('on.rcpt("no hi", function() return deny("550 5.7.1 No hi") end)\n')
+        server.until(lambda: server.events("reloaded"), "it did not notice")
+        with server.smtp() as client:
+            client.ehlo()
+            client.mail("a@b.test")
+            code, said = client.rcpt("you@demo.test")
+        assert code == 550
+        assert b"no hi" in said and b"main.lua:1" in said
+        server.rules("on.rcpt(")
+        server.until(lambda: server.events("reload_failed"), "it did not say what is wrong")
+        server.rules("")
+        server.until(lambda: len(server.events("reloaded")) == 2, "it did not notice")
+        server.send(text(2))
+
+
+def test_started_as_root_it_becomes_somebody_else_for_good(tmp_path: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("needs root")
+    for folder in [tmp_path, *tmp_path.parents]:
+        if folder != Path("/") and folder.stat().st_uid == 0 and not folder.stat().st_mode & 0o001:
+            pytest.skip(f"{folder} lets nobody in")
+    config = '[server]\nname = "mx.example.test"\nworkers = 1\nuser = "nobody"\n'
+    with Server(tmp_path, config) as server:
+        for pid in [server.status()["pid"], *server.workers().values()]:
+            with open(f"/proc/{pid}/status") as file:
+                held = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+            assert "0" not in held["Uid"].split() + held["Gid"].split()
+            assert held["Groups"].split() in ([], held["Gid"].split()[:1])
+            assert {held[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {"0" * 16}
+            assert held["NoNewPrivs"] == "1"
+        with server.smtp() as client:
+            assert client.noop()[0] == 250
+        server.configure(config + "[smtp]\nmax_errors = 3\n")
+        server.reload()
