@@ -19,8 +19,11 @@ __all__ = ["BodyFile", "Message", "Raw", "Span"]
 class BodyFile(Protocol):
     """Where the raw bytes of a large mail lie. The spool made it and knows what the name means."""
 
-    name: str
-    size: int
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
 
 
 class Message:

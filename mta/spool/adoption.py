@@ -1,0 +1,100 @@
+"""Taking over the folder of a dead process: it is locked, moved whole into our own, read, and its mails become ours.
+
+The move is one rename: from then on both folders have one owner for good. Were they apart, somebody could adopt the one
+with a mail and another the one with the record that it was dropped. What we write about these mails goes to our own
+segments, which all count as younger than the adopted ones.
+
+Killed at any point, the next adopter finds the same and does the same: nothing but files without a mail is removed.
+"""
+
+from __future__ import annotations
+
+import os
+
+from mta.spool import hand
+from mta.spool.bodies import FOLDER
+from mta.spool.disk import Disk
+from mta.spool.recovery import Recovered, recover
+
+NEW = ".new-"  # a folder that is not made yet: nothing in it was ever promised
+
+
+def make(disk: Disk, spool: str, writer: str) -> tuple[str, int]:
+    """A folder for a new process, which appears in the spool locked: (its path, the lock). Raises OSError."""
+    new, folder = os.path.join(spool, NEW + writer), os.path.join(spool, writer)
+    disk.make_folder(new)
+    lock = disk.lock(new)
+    if lock is None:
+        raise FileExistsError(f"{new} is in use")
+    disk.make_folder(os.path.join(new, FOLDER))
+    disk.sync_folder(new)
+    disk.rename(new, folder)
+    disk.sync_folder(spool)
+    return folder, lock
+
+
+def take(disk: Disk, folder: str, ours: str) -> Recovered | None:
+    """Move `folder` into `ours` and read it; None if somebody holds it or it is gone. Off the loop. Raises OSError."""
+    folder = folder.rstrip("/")
+    try:
+        lock = disk.lock(folder)
+    except FileNotFoundError:
+        return None
+    if lock is None:
+        return None
+    try:
+        spool, name = os.path.split(folder)
+        if name.startswith(NEW):
+            remove(disk, folder)
+            return Recovered()
+        inside = os.path.join(ours, name)
+        try:
+            disk.rename(folder, inside)
+        except FileNotFoundError:  # another was quicker
+            return None
+        try:
+            disk.sync_folder(ours)
+            disk.sync_folder(spool)
+            recovered = recover(disk, inside)
+        except OSError:
+            disk.rename(inside, folder)  # somebody may try again
+            raise
+        sweep(disk, inside, set(recovered.file_of.values()))
+        return recovered
+    finally:
+        disk.close(lock)
+
+
+def sweep(disk: Disk, folder: str, named: set[str]) -> None:
+    """Remove what died with its process: body files nothing names, and the note of what was in hand."""
+    files, folders = disk.listed(folder)
+    for inner in folders:
+        path = os.path.join(folder, inner)
+        if inner != FOLDER:
+            sweep(disk, path, named)
+            continue
+        for name in disk.listed(path)[0]:
+            if name not in named:
+                _unlink(disk, os.path.join(path, name))
+    if hand.FILE in files:
+        _unlink(disk, os.path.join(folder, hand.FILE))
+
+
+def remove(disk: Disk, folder: str) -> None:
+    """Remove a folder with all that is in it, as far as that can be done."""
+    try:
+        files, folders = disk.listed(folder)
+        for name in folders:
+            remove(disk, os.path.join(folder, name))
+        for name in files:
+            _unlink(disk, os.path.join(folder, name))
+        disk.remove_folder(folder)
+    except OSError:
+        pass
+
+
+def _unlink(disk: Disk, path: str) -> None:
+    try:
+        disk.unlink(path)
+    except OSError:
+        pass

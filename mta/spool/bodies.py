@@ -1,0 +1,172 @@
+"""Mails in files of their own: large ones, and old ones that a journal would have to carry on and on.
+
+A body file is written once and never changed; records name it. It goes when the last mail that names it is gone. Names
+are unique in a spool, so that a file may move with its folder. A file that nothing durable names is thrown away when
+its folder is adopted: it died before its commit.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from mta.message.message import Message
+from mta.message.reply import Refused
+from mta.net import offload
+from mta.spool.disk import Disk
+from mta.spool.records import Buffer
+from mta.spool.spool import FULL, refused
+
+FOLDER = "bodies"
+PIECE = 256 << 10  # written at once
+
+
+class File(NamedTuple):
+    """What a message says of where it lies (message.BodyFile)."""
+
+    name: str
+    size: int
+
+
+class Bodies:
+    """All body files a journal knows, and which mail names which."""
+
+    def __init__(self, disk: Disk, folder: str, writer: str) -> None:
+        self.disk, self.folder, self._writer = disk, os.path.join(folder, FOLDER), writer
+        self._count = 0
+        self.where: dict[str, str] = {}  # name -> folder
+        self._of: dict[str, str] = {}  # id -> name
+        self._users: dict[str, int] = {}  # name -> mails
+        self._unsynced: set[str] = set()
+
+    def new_name(self) -> str:
+        self._count += 1
+        return f"{self._writer}-{self._count}.body"
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.where[name], name)
+
+    def knows(self, name: str) -> bool:
+        return name in self.where
+
+    def begun(self, name: str) -> None:
+        self.where[name] = self.folder
+        self._unsynced.add(name)
+
+    def synced(self, name: str) -> bool:
+        return name not in self._unsynced
+
+    def sync(self, name: str) -> None:
+        """Make a finished file durable, with its name. Off the loop. Raises OSError; then it is never tried again."""
+        fd = self.disk.open(self.path(name))
+        try:
+            self.disk.sync(fd)
+        finally:
+            self.disk.close(fd)
+        self.disk.sync_folder(self.where[name])
+        self._unsynced.discard(name)
+
+    def store(self, name: str, buffers: Sequence[Buffer]) -> None:
+        """Write a whole file, durably. Off the loop. Raises OSError."""
+        self.begun(name)
+        fd = self.disk.make(self.path(name))
+        try:
+            self.disk.write(fd, buffers, 0)
+        finally:
+            self.disk.close(fd)
+        self.sync(name)
+
+    # -- who names what ----------------------------------------------------------------------------------------------
+
+    def of(self, id: str) -> str:
+        """The file of a mail, or ""."""
+        return self._of.get(id, "")
+
+    def named(self, id: str, name: str) -> str:
+        """A mail's content lies in this file from now on ("": in none); the file nobody names any more, or ""."""
+        old = self._of.get(id, "")
+        if old == name:
+            return ""
+        if name:
+            self._of[id] = name
+            self._users[name] = self._users.get(name, 0) + 1
+        else:
+            del self._of[id]
+        if not old:
+            return ""
+        self._users[old] -= 1
+        if self._users[old]:
+            return ""
+        del self._users[old]
+        return old
+
+    def used(self, name: str) -> bool:
+        return name in self._users
+
+    def remove(self, name: str) -> None:
+        """Off the loop. What is left after a failure is found at adoption."""
+        path = self.path(name)
+        try:
+            self.disk.unlink(path)
+        except OSError:
+            pass
+        self.where.pop(name, None)
+        self._unsynced.discard(name)
+
+
+class Growing:
+    """A Body of the journal."""
+
+    def __init__(self, bodies: Bodies, low: Callable[[], bool]) -> None:
+        if low():
+            raise Refused(FULL, "the spool: less than spool.min_free is left")
+        self._bodies, self._low = bodies, low
+        self._name = bodies.new_name()
+        self._fd = -1
+        self._waiting: list[bytes] = []
+        self._held = 0
+        self._size = 0
+
+    def write(self, piece: bytes) -> None:
+        self._waiting.append(piece)
+        self._held += len(piece)
+        if self._held >= PIECE:
+            self._flush()
+
+    def finish(self) -> Message:
+        self._flush()
+        self._close()
+        try:
+            raw = offload.run(self._bodies.disk.view, self._bodies.path(self._name))
+        except OSError as error:
+            raise refused(error) from error
+        return Message(raw, File(self._name, self._size))
+
+    def discard(self) -> None:
+        self._waiting.clear()
+        self._close()
+        if self._bodies.knows(self._name) and not self._bodies.used(self._name):
+            offload.background(offload.run, self._bodies.remove, self._name)
+
+    def _flush(self) -> None:
+        pieces, self._waiting, self._held = self._waiting, [], 0
+        try:
+            if self._low():
+                raise Refused(FULL, "the spool: less than spool.min_free is left")
+            offload.run(self._append, pieces)
+        except OSError as error:
+            raise refused(error) from error
+
+    def _append(self, pieces: list[bytes]) -> None:
+        disk = self._bodies.disk
+        if self._fd < 0:
+            self._bodies.begun(self._name)
+            self._fd = disk.make(self._bodies.path(self._name))
+        disk.write(self._fd, pieces, self._size)
+        self._size += sum(map(len, pieces))
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            self._bodies.disk.close(fd)

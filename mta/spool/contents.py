@@ -1,0 +1,67 @@
+"""A mail's content as a record tells it: in the record itself, or as what differs from a body file."""
+
+from __future__ import annotations
+
+import errno
+
+from mta.message.headers import end_of
+from mta.message.message import Message, Span
+from mta.net import offload
+from mta.spool.bodies import Bodies, File
+from mta.spool.records import Buffer, Content
+from mta.spool.spool import refused
+
+
+def told(message: Message, bodies: Bodies, buffers: list[Buffer]) -> Content:
+    """What a record is to say; the bytes it needs go to `buffers`. A file is durable afterwards. Raises Refused."""
+    file = message.file
+    if file is None or not bodies.knows(file.name):
+        if not message.changed:
+            buffers.append(memoryview(message.raw))
+            return Content(len(message.raw))
+        pieces = message.pieces()
+        buffers += pieces
+        return Content(sum(map(len, pieces)))
+    layout = message.layout()
+    try:
+        if not _body_is_whole(message, layout):
+            name = bodies.new_name()
+            offload.run(bodies.store, name, message.pieces())
+            return Content(file=name, layout=[(0, message.size)])
+        if not bodies.synced(file.name):
+            offload.run(bodies.sync, file.name)
+    except OSError as error:
+        raise refused(error) from error
+    size = 0
+    pieces_told: list[int | tuple[int, int]] = []
+    for piece in layout:
+        if isinstance(piece, Span):
+            pieces_told.append((piece.start, piece.stop))
+        else:
+            buffers.append(piece)
+            pieces_told.append(len(piece))
+            size += len(piece)
+    return Content(size, file.name, pieces_told)
+
+
+def _body_is_whole(message: Message, layout: list[bytes | Span]) -> bool:
+    """Only the header was changed, so it is worth referring to the file. It could grow too many pieces otherwise."""
+    last = layout[-1] if layout else None
+    return isinstance(last, Span) and last.stop == len(message.raw) and last.start <= end_of(message.raw)[1]
+
+
+def message(content: Content, own: memoryview, bodies: Bodies) -> Message:
+    """The message a record told of; `own` are the bytes it needed. Raises OSError."""
+    if not content.file:
+        return Message(bytes(own))
+    if not bodies.knows(content.file):
+        raise OSError(errno.ENOENT, f"the file {content.file} is missing")
+    raw = bodies.disk.view(bodies.path(content.file))
+    at, layout = 0, list[bytes | Span]()
+    for piece in content.layout:
+        if isinstance(piece, int):
+            layout.append(bytes(own[at : at + piece]))
+            at += piece
+        else:
+            layout.append(Span(*piece))
+    return Message.laid_out(raw, layout, File(content.file, len(raw)))
