@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 
+from mta.message.envelope import Envelope
 from mta.message.headers import end_of
 from mta.message.message import Message, Span
 from mta.net import offload
 from mta.spool.bodies import Bodies, File
+from mta.spool.disk import Disk
+from mta.spool.reading import Job, Reader
 from mta.spool.records import Buffer, Content
 from mta.spool.spool import refused
 
@@ -65,3 +68,16 @@ def message(content: Content, own: memoryview, bodies: Bodies) -> Message:
         else:
             layout.append(Span(*piece))
     return Message.laid_out(raw, layout, File(content.file, len(raw)))
+
+
+def mails(disk: Disk, bodies: Bodies, jobs: list[Job]) -> list[tuple[Envelope, Message] | OSError]:
+    """Read mails, each by itself: what is unreadable of one does not touch the others."""
+    found: list[tuple[Envelope, Message] | OSError] = []
+    with Reader(disk) as reader:
+        for job in jobs:
+            try:
+                stored = reader.stored(job)
+                found.append((stored.envelope, message(stored.content, stored.own, bodies)))
+            except OSError as error:
+                found.append(error)
+    return found

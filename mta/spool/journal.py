@@ -29,9 +29,10 @@ from mta.message.reply import Refused
 from mta.net import clock, offload
 from mta.settings import Spool as Settings
 from mta.spool import adoption, contents, reading, recovery
-from mta.spool.bodies import Bodies, Growing
+from mta.spool.bodies import Bodies
 from mta.spool.disk import Disk
 from mta.spool.fresh import Fresh
+from mta.spool.growing import Growing
 from mta.spool.hand import FILE, Hand
 from mta.spool.index import Entry, Index
 from mta.spool.keeping import Keeper
@@ -223,7 +224,7 @@ class JournalSpool:
     def _read(self, entries: list[Entry]) -> dict[str, Mail]:
         at = self._segments.at
         jobs = [Job(entry.id, at(entry.at), at(entry.content)) for entry in entries]
-        found = self._reading(reading.mails, jobs, self._bodies)
+        found = self._reading(contents.mails, jobs, self._bodies)
         read: dict[str, Mail] = {}
         for entry, mail in zip(entries, found, strict=True):
             there = self._index.entries.get(entry.id)
@@ -276,7 +277,7 @@ class JournalSpool:
     def open(self, id: str) -> Message:
         entry = self._index.entries[id]
         job = Job(id, self._segments.at(entry.at), self._segments.at(entry.content))
-        mail = self._reading(reading.mails, [job], self._bodies)[0]
+        mail = self._reading(contents.mails, [job], self._bodies)[0]
         if isinstance(mail, OSError):
             raise KeyError(id) from mail
         return mail[1]

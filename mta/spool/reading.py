@@ -6,9 +6,7 @@ import errno
 from typing import NamedTuple
 
 from mta.message.envelope import Envelope
-from mta.message.message import Message
-from mta.spool import contents, records
-from mta.spool.bodies import Bodies
+from mta.spool import records
 from mta.spool.disk import Disk
 from mta.spool.records import Content, Put
 from mta.spool.segments import Segment
@@ -93,19 +91,6 @@ class Reader:
             if put.content is None:
                 raise Unreadable(errno.EIO, f"{job.id} has no content in its record")
         return Stored(envelope, put.content, own)
-
-
-def mails(disk: Disk, bodies: Bodies, jobs: list[Job]) -> list[tuple[Envelope, Message] | OSError]:
-    """Read mails, each by itself: what is unreadable of one does not touch the others."""
-    found: list[tuple[Envelope, Message] | OSError] = []
-    with Reader(disk) as reader:
-        for job in jobs:
-            try:
-                stored = reader.stored(job)
-                found.append((stored.envelope, contents.message(stored.content, stored.own, bodies)))
-            except OSError as error:
-                found.append(error)
-    return found
 
 
 def envelopes(disk: Disk, jobs: list[Job]) -> list[Envelope | OSError]:
