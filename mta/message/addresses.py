@@ -13,7 +13,7 @@ from typing import NamedTuple
 from mta.message import charsets, words
 
 MAX_ADDRESSES = 10_000  # in one field; the rest is not looked at
-MAX_LENGTH = 1 << 20
+MAX_LENGTH = 1 << 17  # of a field; the rest is not looked at
 
 _TOKEN = re.compile(
     r'"(?P<quoted>(?:[^"\\]|\\.)*)(?:"|\\?\Z)|\[(?P<literal>[^\[\],;<>"]*)\]|(?P<special>[(),:;<>])|[^\s"(),:;<>\[]+|\[',

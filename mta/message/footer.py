@@ -60,7 +60,8 @@ def _under_text(part: Part, lines: str) -> None:
         part.set_bytes(content + _line_end(content[-2:]) + octets)
     else:  # its charset cannot say the footer
         words = part.text(part.size * 2 + 1)
-        part.set_text(words + _line_end(words[-2:].encode("utf-8", "replace")).decode() + lines)
+        octets = words.encode("utf-8", "replace")
+        part.set_bytes(octets + _line_end(octets[-2:]) + lines.encode("utf-8", "replace"), "utf-8")
 
 
 def _into_html(part: Part, markup: str) -> None:

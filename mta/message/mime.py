@@ -336,11 +336,12 @@ class Part:
         octets = charsets.encode(lines, charset)
         if octets is None:
             charset, octets = "utf-8", lines.encode("utf-8", "replace")
-        self._describe("content-type", "charset", charset, self.type)
-        self.set_bytes(octets)
+        self.set_bytes(octets, charset)
 
-    def set_bytes(self, octets: bytes) -> None:
-        """Give a part another content, encoded as it needs; type, charset and name stay."""
+    def set_bytes(self, octets: bytes, charset: str = "") -> None:
+        """Give a part another content, encoded as it needs; type, name and, unless one is given, charset stay."""
+        if charset:
+            self._describe("content-type", "charset", charset, self.type)
         encoding = encodings.choose(octets) if self.type.startswith("text/") else "base64"
         self.headers.set("Content-Transfer-Encoding", encoding)
         self._take(encodings.encode(octets, encoding), 0)

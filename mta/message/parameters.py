@@ -16,6 +16,7 @@ MAX_LENGTH = 65_536  # of a value; the rest is not looked at
 MAX_PARAMETERS = 64
 
 _PIECE = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[^;"]+|;', re.S)
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.S)
 _NAME = re.compile(r"([^\s*'%=]+)(?:\*([0-9]{1,3}))?(\*)?")  # RFC 2231: name, name*, name*0, name*0*
 _TOKEN = re.compile(r"[!#$&+.^_`{|}~0-9A-Za-z-]+")  # RFC 2045 5.1, without the characters RFC 2231 gave a meaning
 _FREE_TEXT = ("name", "filename")  # values in which blanks are part of the name even where quotes are missing
@@ -137,10 +138,18 @@ def write(name: str, value: str) -> str:
 
 def change(value: str, name: str, new: str | None) -> str:
     """The same value with one parameter set anew (None: without it), every other segment as it came."""
-    kept = [re.sub(r"[\r\n\0]", "", s.text) for s in parse(value).segments if s.parameter != name]
+    kept = [_closed(re.sub(r"[\r\n\0]", "", s.text)) for s in parse(value).segments if s.parameter != name]
     if new is not None:
         kept.append(write(name, new))
     return "; ".join(kept)
+
+
+def _closed(text: str) -> str:
+    """A segment with its last quote closed, so that something may follow it."""
+    last = "".join(piece[0] for piece in list(_PIECE.finditer(text))[-1:])
+    if not last.startswith('"') or _QUOTED.fullmatch(last):
+        return text
+    return (text[:-1] if re.search(r"(?<!\\)(?:\\\\)*\\\Z", last) else text) + '"'
 
 
 def file_name(said: str) -> str:
