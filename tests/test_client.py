@@ -163,6 +163,18 @@ def test_a_sender_refused_is_the_answer_for_all() -> None:
             assert said == dict.fromkeys(["bob@far.test", "eve@far.test"], "553 5.1.8 Not you")
 
 
+@pytest.mark.parametrize("local", ["gr\xfc\xdf", "a\r\nRCPT TO:<b", "a\nb", "a\x00"])
+def test_an_address_that_cannot_be_sent_as_it_is_is_not_sent(local: str) -> None:
+    with FakeSmtp() as server:
+        envelope = Envelope("w-1.1", recipients=[Recipient(Address(local, "far.test"))])
+        with pytest.raises(Refused, match=r"5\.6\.7"):
+            send(greeted(server), envelope)
+        envelope.sender, envelope.recipients = Address(local, "far.test"), [Recipient(parse("bob@far.test"))]
+        with pytest.raises(Refused, match=r"5\.6\.7"):
+            send(greeted(server), envelope)
+        assert set(server.commands) == {"EHLO me.test"}
+
+
 @pytest.mark.parametrize("where", ["DATA", "dot"])
 def test_content_refused_is_the_answer_for_all_that_were_accepted(where: str) -> None:
     with FakeSmtp({where: "554 5.7.1 Spam", "RCPT TO:<no@far.test>": "550 5.1.1 No"}) as server:

@@ -15,6 +15,7 @@ import ssl
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from mta.message.address import Address
 from mta.message.envelope import Envelope, Recipient
 from mta.message.message import Message
 from mta.message.reply import Refused, Reply
@@ -128,7 +129,7 @@ class Client:
         accepted: list[Recipient] = []
         for start in range(0, len(recipients), BATCH):
             some = recipients[start : start + BATCH]
-            commands = [f"RCPT TO:<{recipient.address}>" for recipient in some]
+            commands = [f"RCPT TO:{_path(recipient.address)}" for recipient in some]
             if start == 0:
                 commands.insert(0, self._mail(envelope, message))
             replies = self._ask_all(commands)
@@ -150,7 +151,7 @@ class Client:
         yield from (Answer(recipient, reply, said) for recipient in accepted)
 
     def _mail(self, envelope: Envelope, message: Message) -> str:
-        command = f"MAIL FROM:<{envelope.sender}>"
+        command = f"MAIL FROM:{_path(envelope.sender)}"
         if "SIZE" in self.extensions:
             command += f" SIZE={message.size}"
         if envelope.body == "8BITMIME" and "8BITMIME" in self.extensions:
@@ -218,10 +219,7 @@ class Client:
     # -- commands and replies -----------------------------------------------------------------------------------------
 
     def _ask(self, command: str, step: str) -> Reply:
-        try:
-            self._write(command.encode("ascii", "replace") + b"\r\n")
-        except (Gone, TimedOut) as error:
-            raise self._lost(f"broke off before {step}: {_say(error)}") from None
+        self._tell(command, step)
         return self._read(step)
 
     def _ask_all(self, commands: list[str]) -> Iterator[Reply]:
@@ -230,12 +228,15 @@ class Client:
             for command in commands:
                 yield self._ask(command, command[:4])
             return
-        try:
-            self._write("".join(f"{command}\r\n" for command in commands).encode("ascii", "replace"))
-        except (Gone, TimedOut) as error:
-            raise self._lost(f"broke off before {commands[0][:4]}: {_say(error)}") from None
+        self._tell("\r\n".join(commands), commands[0][:4])
         for command in commands:
             yield self._read(command[:4])
+
+    def _tell(self, text: str, step: str) -> None:
+        try:
+            self._write(text.encode("ascii") + b"\r\n")
+        except (Gone, TimedOut) as error:
+            raise self._lost(f"broke off before {step}: {_say(error)}") from None
 
     def _write(self, data: bytes) -> None:
         self.stream.deadline = clock.monotonic() + self._timeout
@@ -271,6 +272,14 @@ class Client:
     def _lost(self, what: str) -> Lost:
         self.close()
         return Lost(Reply(451, "4.4.2", f"{self.host} {what}"))
+
+
+def _path(address: Address) -> str:
+    """An address between its brackets. Raises Refused for one that cannot be sent without being changed."""
+    text = str(address)
+    if not text.isascii() or not text.isprintable():
+        raise Refused("553 5.6.7 That address cannot be sent without SMTPUTF8")  # RFC 6531 3.5
+    return f"<{text}>"
 
 
 def _say(error: Exception) -> str:

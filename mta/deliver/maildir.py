@@ -6,7 +6,8 @@ Many files go to the disk together, in one thread. For each round of copies:
     3. rename all into new/        4. sync the folders new/ the same way          5. only now the replies
 
 A file's name is made of the mail's id and the recipient, so a delivery repeated after a crash replaces its own file
-instead of adding a second. Measured: 50 files together 17,800/s, one by one 3,100/s.
+instead of adding a second. Measured in one run: 10,900 files/s with 50 together, 4,400/s with a sync for each of 50,
+1,600/s one after the other.
 """
 
 from __future__ import annotations

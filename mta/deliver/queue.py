@@ -84,7 +84,7 @@ class Queue:
         self._spool.on_due = None
         self.wake()
         until = clock.monotonic() + seconds
-        while self._busy and clock.monotonic() < until:
+        while (self._busy or self._claimer) and clock.monotonic() < until:
             gevent.sleep(0.01)
         self._courier.end()
         self._outside.pool.close()
@@ -126,6 +126,10 @@ class Queue:
         except Exception as error:
             log.bug(error, stage="claim")
             self._wake_at(clock.now() + 1.0)
+            return
+        if self._draining:
+            for mail in mails:
+                self._spool.release(mail.envelope.id)
             return
         if mails:
             self._busy += len(mails)
