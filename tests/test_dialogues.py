@@ -15,12 +15,12 @@ from typing import Any
 
 import gevent
 import pytest
-from mta.rules.engine import Rules
 from receiving import PythonRules, Receiving, self_signed, trusting
 
 from mta import settings
 from mta.rules import dialogue
 from mta.rules.dialogue import Aftermath, Dialogue, DialogueError, Player
+from mta.rules.engine import Rules
 from mta.rules.world import Unanswered
 
 FOLDER = Path(__file__).parent / "dialogues"
