@@ -220,6 +220,15 @@ class Route:
 
 
 @dataclass(frozen=True)
+class Keys:
+    """What rules sign, encrypt, decrypt and verify with."""
+
+    path: str = opt(
+        "keys", "Folder with NAME.pem (S/MIME), NAME.asc (OpenPGP) and NAME.password, if it has one.", unit="path"
+    )
+
+
+@dataclass(frozen=True)
 class Service:
     """A helper outside us which rules ask by its name: service.NAME(...)."""
 
@@ -256,4 +265,5 @@ class Settings:
     dns: Dns = opt(Dns, "")
     domain: dict[str, Domain] = opt(dict, "")
     route: dict[str, Route] = opt(dict, "")
+    keys: Keys = opt(Keys, "")
     service: dict[str, Service] = opt(dict, "")

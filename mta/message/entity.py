@@ -8,7 +8,7 @@ the header stays outside (`take_out`, `put_back`). What is signed must survive e
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from mta.message import encodings, parameters
@@ -66,6 +66,12 @@ def cut(raw: bytes, start: int, stop: int) -> bytes:
     if stop - start < 4 * PIECE:
         return raw[start:stop]
     return b"".join([raw[at : min(at + PIECE, stop)] for at in range(start, stop, PIECE)])
+
+
+def gathered(pieces: Iterable[bytes | memoryview]) -> bytes:
+    """The pieces as one, in steps; see `cut`."""
+    views = (memoryview(piece) for piece in pieces)
+    return b"".join([bytes(view[at : at + PIECE]) for view in views for at in range(0, len(view), PIECE)])
 
 
 def take_out(mail: bytes) -> tuple[bytes, Entity]:
