@@ -47,7 +47,7 @@ def test_addresses_and_their_parts() -> None:
     ],
 )
 def test_extensions(said: str, separators: str, answer: tuple[str, str]) -> None:
-    assert addresses.extension(said, separators) == answer
+    assert (addresses.base(said, separators), addresses.extension(said, separators)) == answer
 
 
 def test_networks() -> None:

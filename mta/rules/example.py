@@ -27,12 +27,20 @@ MAIL = (
 ZONE: dict[str, dict[str, list[str] | str]] = {
     "example.com": {"MX": ["10 mail.example.com"], "A": ["192.0.2.7"], "TXT": ["v=spf1 mx -all"]},
     "mail.example.com": {"A": ["192.0.2.7"]},
+    "7.2.0.192.in-addr.arpa": {"PTR": ["mail.example.com"]},
+    "66.2.0.192.zen.example.test": {"A": ["127.0.0.2", "127.0.0.11"]},
     "broken.example": {"A": "broken.example A: SERVFAIL", "MX": "broken.example MX: SERVFAIL"},
 }
 
 
+LISTS = {
+    "blocked.txt": "# who may not send to us\n198.51.100.0/24\n.bad.example\nspammer@example.org\n",
+    "aliases.csv": "sales@example.test, you@example.test\n",
+}
+
+
 def world() -> FakeWorld:
-    return FakeWorld(ZONE)
+    return FakeWorld(ZONE, lists=LISTS, users=("you",))
 
 
 def transaction(stage: str) -> Transaction:

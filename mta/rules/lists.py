@@ -24,7 +24,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -334,6 +334,27 @@ class Lists:
             log.event("list_rejected", list=file.name, error=str(error))
         finally:
             file.loading = False
+
+
+class GivenLists:
+    """Lists whose text is at hand, for tests and the REPL: {"name": "text"}."""
+
+    def __init__(self, texts: Mapping[str, str]) -> None:
+        self.texts = texts
+        self._indexes: dict[str, Index] = {}
+
+    def find(self, name: str, asked: str) -> Row | None:
+        return self._index(name).find(asked)
+
+    def count(self, name: str) -> int:
+        return self._index(name).count
+
+    def _index(self, name: str) -> Index:
+        if name not in self._indexes:
+            if name not in self.texts:
+                raise ListError(f"{name}: there is no such list")
+            self._indexes[name] = parse(self.texts[name].encode(), name)
+        return self._indexes[name]
 
 
 def _version(found: os.stat_result) -> _Version:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Container, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
-from mta import log
+from mta import log, settings
+from mta.rules.leases import Rates
+from mta.rules.lists import GivenLists, Lists
+from mta.rules.store import MemoryStore, SharedStore, Store
+from mta.rules.words import system
+
+if TYPE_CHECKING:
+    from mta.net.calls import Caller
 
 
 class Unanswered(Exception):
@@ -31,7 +38,7 @@ INSIDE = Inside()
 
 
 class World(Protocol):
-    """What the engine asks of the outside. Only `lookup` and `pause` may park the greenlet."""
+    """What the engine asks of the outside. Only `now`, `random`, `lists` and `log` never park the greenlet."""
 
     def lookup(self, name: str, type: str) -> list[str]:
         """The records of a name; [] when there are none. Raises Unanswered, ValueError for a type that is none."""
@@ -45,6 +52,13 @@ class World(Protocol):
     def log(self, event: str, **fields: Any) -> None:
         """An event of `events.EVENTS`."""
 
+    def user_exists(self, name: str) -> bool:
+        """Whether this machine has such an account; it may ask a directory."""
+
+    store: Store
+    rates: Rates
+    lists: Lists | GivenLists
+
     def within(self, seconds: float, work: Callable[..., Any], *args: Any) -> Any:
         """Do work that may wait. Raises Slow after `seconds`, or whatever the work raises."""
 
@@ -57,16 +71,32 @@ class Resolver(Protocol):
 
 
 class LiveWorld:
-    """The real world of a worker. It needs the hub; make it after the fork."""
+    """The real world of a worker. It needs the hub; make it after the fork.
 
-    def __init__(self, resolver: Resolver) -> None:
-        from mta.net import deadline, dns, patience
+    `caller` reaches the registry: without one the store and the rates are this process's own, and forgotten with it.
+    """
+
+    def __init__(self, resolver: Resolver, rules: settings.Rules | None = None, caller: Caller | None = None) -> None:
+        from mta.net import deadline, dns, offload, patience
+
+        def later(seconds: float, function: Callable[[], None]) -> None:
+            def wait() -> None:
+                offload.pause(seconds)
+                function()
+
+            offload.background(wait)
 
         self._resolver = resolver
         self._within, self._timed_out = deadline.within, deadline.TimedOut
         self._temporary = dns.DnsTemporary
         self._pause = patience.pause
         patience.guard(INSIDE)
+        self.store: Store = SharedStore(caller.call) if caller else MemoryStore()
+        generation = (lambda: caller.connections) if caller else (lambda: 0)
+        self.rates = Rates(self.store, time.monotonic, later, generation)
+        folders = [rules.lists] if rules else []
+        self.lists: Lists | GivenLists = Lists(folders, offload.background, run=offload.run)
+        self._run = offload.run
         self.random = random.random
         self.now = time.time
         self.log = log.event
@@ -76,6 +106,9 @@ class LiveWorld:
             return self._resolver.lookup(name, type)
         except self._temporary as failed:
             raise Unanswered(str(failed)) from None
+
+    def user_exists(self, name: str) -> bool:
+        return self._run(system.user_exists, name) is True
 
     def within(self, seconds: float, work: Callable[..., Any], *args: Any) -> Any:
         try:
@@ -94,12 +127,25 @@ Zone = Mapping[str, Mapping[str, list[str] | str]]
 class FakeWorld:
     """A made-up world: answers at once, a clock that stands still, the same random numbers every time.
 
-    `dns`: {"name": {"TYPE": ["record", ...] or "a text: why nobody can tell now"}}. `events` collects what is logged.
+    `dns`: {"name": {"TYPE": ["record", ...] or "a text: why nobody can tell now"}}; `lists`: {"name": "its text"};
+    `users`: accounts of the machine. `events` collects what is logged.
     """
 
-    def __init__(self, dns: Zone | None = None, now: float = 1_700_000_000.0, seed: int = 1) -> None:
+    def __init__(
+        self,
+        dns: Zone | None = None,
+        now: float = 1_700_000_000.0,
+        seed: int = 1,
+        *,
+        lists: Mapping[str, str] | None = None,
+        users: Container[str] = (),
+    ) -> None:
         self.dns = {name.lower(): dict(types) for name, types in (dns or {}).items()}
         self.time = now
+        self.store: Store = MemoryStore(now=self.now)
+        self.rates = Rates(self.store, self.now)
+        self.lists: Lists | GivenLists = GivenLists(lists or {})
+        self.users = users
         self.random = random.Random(seed).random
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.asked: list[tuple[str, str]] = []
@@ -115,6 +161,9 @@ class FakeWorld:
 
     def now(self) -> float:
         return self.time
+
+    def user_exists(self, name: str) -> bool:
+        return name in self.users
 
     def log(self, event: str, **fields: Any) -> None:
         self.events.append((event, fields))

@@ -1,6 +1,6 @@
 """The pure words of the rule language, by meaning: text, numbers and booleans in, the same out.
 
-These cross into Lua, so none of them raises: a function marked `@word` that raises ValueError returns `(None, message)`
+These cross into Lua, so none of them raises: a function marked `@lua` that raises ValueError returns `(None, message)`
 instead. Text is bytes as Latin-1 characters, as Lua hands it over; what has to be read as characters is UTF-8.
 """
 
@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
+
+from mta.rules.word import Word, word
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 Failed = tuple[None, str]
 
+Declared = tuple[Word, Callable[..., Any]]  # a word of the language, and the function that answers it
+
 MAX_TEXT = 1 << 20  # bytes a word takes or returns
 
 
-def word(function: Callable[P, R]) -> Callable[P, R | Failed]:
+def lua(function: Callable[P, R]) -> Callable[P, R | Failed]:
     """The function, with a ValueError or TypeError (a wrong argument) turned into what Lua expects."""
 
     @functools.wraps(function)
@@ -31,6 +35,13 @@ def word(function: Callable[P, R]) -> Callable[P, R | Failed]:
             return None, f"{function.__name__}: a wrong kind of argument"
 
     return safe
+
+
+def declare(
+    signature: str, meaning: str, example: str, function: Callable[..., Any], *, waits: bool = False
+) -> Declared:
+    """A word Python answers; see word.py. One that does not wait may also be used while the rules are loaded."""
+    return word(signature, meaning, example, asks=True, waits=waits), function
 
 
 def checked(text: str) -> str:

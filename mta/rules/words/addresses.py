@@ -5,7 +5,7 @@ from __future__ import annotations
 from mta.message import address
 from mta.message.reply import Refused
 from mta.rules.lists import fold
-from mta.rules.words import word
+from mta.rules.words import Declared, declare, lua
 
 
 def _parsed(text: str) -> address.Address:
@@ -18,32 +18,31 @@ def _parsed(text: str) -> address.Address:
         raise ValueError(f"{text[:80]!r}: {refused.reply.text}") from None
 
 
-@word
+@lua
 def parse(text: str) -> tuple[str, str]:
     """`local_part, domain` of an address, with or without <>; the domain in small letters."""
     parsed = _parsed(text)
     return parsed.local_part, parsed.domain
 
 
-@word
+@lua
 def local_part(text: str) -> str:
     return _parsed(text).local_part
 
 
-@word
+@lua
 def domain(text: str) -> str:
     return _parsed(text).domain
 
 
-@word
+@lua
 def join(local: str, domain: str) -> str:
     """An address of these parts, quoted where it must be and checked: the parts may come from a client."""
     return str(_parsed(str(address.Address(local, domain))))
 
 
-@word
-def extension(text: str, separators: str = "+") -> tuple[str, str]:
-    """`base, extension` of a local part or address: ann+lists@x -> ann@x, lists. Without one the extension is ""."""
+def _cut(text: str, separators: str) -> tuple[str, str]:
+    """ann+lists@x -> ann@x, lists."""
     local, at, rest = text.rpartition("@")
     if not at:
         local, rest = text, ""
@@ -53,8 +52,60 @@ def extension(text: str, separators: str = "+") -> tuple[str, str]:
     return local[:cut] + at + rest, local[cut + 1 :]
 
 
-@word
+@lua
+def base(text: str, separators: str = "+") -> str:
+    """A local part or address without its extension."""
+    return _cut(text, separators)[0]
+
+
+@lua
+def extension(text: str, separators: str = "+") -> str:
+    """What stands behind the first separator in a local part or address; "" without one."""
+    return _cut(text, separators)[1]
+
+
+@lua
 def same(one: str, other: str) -> bool:
     """Whether two addresses mean the same mailbox to most servers: capitals make no difference."""
     first, second = _parsed(one), _parsed(other)
     return (fold(first.local_part), first.domain) == (fold(second.local_part), second.domain)
+
+
+WORDS: list[Declared] = [
+    declare(
+        "mailbox.local_part(address: string) -> string?, string?",
+        "What stands before the @ of an address that is text; nil and why if it is none.",
+        'assert(mailbox.local_part("<Ann@example.com>") == "Ann")',
+        local_part,
+    ),
+    declare(
+        "mailbox.domain(address: string) -> string?, string?",
+        "The domain of an address that is text, in small letters.",
+        'assert(mailbox.domain("ann@Example.COM") == "example.com")',
+        domain,
+    ),
+    declare(
+        "mailbox.join(local_part: string, domain: string) -> string?, string?",
+        "An address of these parts, quoted where it must be; nil and why if there is none such.",
+        'assert(mailbox.join("ann", "example.com") == "ann@example.com")',
+        join,
+    ),
+    declare(
+        "mailbox.base(address: string, separators?: string) -> string",
+        "An address (or local part) without its extension.",
+        'assert(mailbox.base("ann+lists@example.com") == "ann@example.com")',
+        base,
+    ),
+    declare(
+        "mailbox.extension(address: string, separators?: string) -> string",
+        'The extension of an address (or local part), "" without one.',
+        'assert(mailbox.extension("ann+lists@example.com") == "lists")',
+        extension,
+    ),
+    declare(
+        "mailbox.same(one: string, other: string) -> boolean?, string?",
+        "Whether two addresses differ in nothing but capitals.",
+        'assert(mailbox.same(mail.sender, "Ann@EXAMPLE.com"))',
+        same,
+    ),
+]

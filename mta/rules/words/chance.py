@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random as random_
 
-from mta.rules.words import word
+from mta.rules.words import lua
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 SOURCE: random_.Random = random_.SystemRandom()
 
 
-@word
+@lua
 def number(first: int, last: int, source: random_.Random = SOURCE) -> int:
     """A whole number from first to last, both possible."""
     if first > last:
@@ -18,7 +18,7 @@ def number(first: int, last: int, source: random_.Random = SOURCE) -> int:
     return source.randint(first, last)
 
 
-@word
+@lua
 def text(length: int, source: random_.Random = SOURCE) -> str:
     """Letters and digits."""
     if not 0 <= length <= 1024:

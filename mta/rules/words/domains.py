@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import idna
 
 from mta.rules.lists import fold
-from mta.rules.words import to_bytes, word
+from mta.rules.words import Declared, declare, lua, to_bytes
 
 if TYPE_CHECKING:
     from publicsuffixlist import PublicSuffixList
@@ -29,34 +29,34 @@ def _name(text: str) -> str:
     return name
 
 
-@word
+@lua
 def root_domain(domain: str) -> str:
     """The part of a name that somebody registered: a.b.example.co.uk -> example.co.uk. A public suffix is itself."""
     name = _name(domain)
     return _suffixes().privatesuffix(name) or name
 
 
-@word
+@lua
 def public_suffix(domain: str) -> str:
     """The part nobody owns: co.uk."""
     name = _name(domain)
     return _suffixes().publicsuffix(name) or name
 
 
-@word
+@lua
 def below(domain: str, parents: str) -> bool:
     """Whether a name is one of these domains or lies below one: below("mx.example.test", "example.test other.test")."""
     name = "." + _name(domain)
     return any(name.endswith("." + _name(parent)) for parent in parents.replace(",", " ").split())
 
 
-@word
+@lua
 def parent(domain: str) -> str:
     """What stands above: mx.example.test -> example.test; "" above a top-level domain."""
     return _name(domain).partition(".")[2]
 
 
-@word
+@lua
 def to_ascii(domain: str) -> str:
     """A name as it stands in DNS: bücher.example -> xn--bcher-kva.example (UTS 46)."""
     try:
@@ -65,10 +65,50 @@ def to_ascii(domain: str) -> str:
         raise ValueError(f"{domain[:80]!r} is no domain name: {error}") from None
 
 
-@word
+@lua
 def to_unicode(domain: str) -> str:
     """A name as people read it, in UTF-8."""
     try:
         return idna.decode(domain).encode("utf-8").decode("latin-1")
     except (UnicodeError, idna.IDNAError) as error:
         raise ValueError(f"{domain[:80]!r} is no domain name: {error}") from None
+
+
+WORDS: list[Declared] = [
+    declare(
+        "domain.root(name: string) -> string?, string?",
+        "The part of a domain that somebody registered, by the public suffix list.",
+        'assert(domain.root("mx.example.co.uk") == "example.co.uk")',
+        root_domain,
+    ),
+    declare(
+        "domain.suffix(name: string) -> string?, string?",
+        "The part of a domain nobody owns.",
+        'assert(domain.suffix("mx.example.co.uk") == "co.uk")',
+        public_suffix,
+    ),
+    declare(
+        "domain.below(name: string, parents: string) -> boolean?, string?",
+        "Whether a domain is one of these, or lies below one.",
+        'assert(domain.below("mx.example.com", "example.org example.com"))',
+        below,
+    ),
+    declare(
+        "domain.parent(name: string) -> string?, string?",
+        "The domain above.",
+        'assert(domain.parent("mx.example.com") == "example.com")',
+        parent,
+    ),
+    declare(
+        "domain.to_ascii(name: string) -> string?, string?",
+        "A domain as it stands in the DNS.",
+        'assert(domain.to_ascii("bücher.example") == "xn--bcher-kva.example")',
+        to_ascii,
+    ),
+    declare(
+        "domain.to_unicode(name: string) -> string?, string?",
+        "A domain as people read it.",
+        'assert(domain.to_unicode("xn--bcher-kva.example") == "bücher.example")',
+        to_unicode,
+    ),
+]

@@ -6,7 +6,7 @@ import functools
 import ipaddress
 
 from mta.rules.lists import Ip, Ranges
-from mta.rules.words import word
+from mta.rules.words import Declared, declare, lua
 
 # What no mail from the outside can come from: RFC 1918, 6598, 3927, 1122, 5735, 4193, 4291, 6890
 PRIVATE = (
@@ -41,7 +41,7 @@ def _ranges(text: str) -> Ranges:
     return ranges
 
 
-@word
+@lua
 def is_ip(text: str) -> bool:
     try:
         _ip(text)
@@ -50,35 +50,36 @@ def is_ip(text: str) -> bool:
     return True
 
 
-@word
+@lua
 def version(ip: str) -> int:
     """4 or 6."""
     return _ip(ip).version
 
 
-@word
+@lua
 def inside(ip: str, networks: str) -> bool:
     """Whether an address lies in one of these: "10.0.0.0/8 192.0.2.1-192.0.2.9 2001:db8::/32"."""
     return _ranges(networks).find(_ip(ip)) is not None
 
 
-@word
+@lua
 def is_private(ip: str) -> bool:
     """Whether an address cannot be reached over the Internet: private, loopback, link-local, for documentation."""
     return _ranges(PRIVATE).find(_ip(ip)) is not None
 
 
-@word
-def network(ip: str, bits4: int = 24, bits6: int = 64) -> str:
-    """The network an address lies in: "192.0.2.0/24"."""
+@lua
+def network(ip: str, bits4: int | None = None, bits6: int | None = None) -> str:
+    """The network of 24 (IPv6: 64) bits an address lies in: "192.0.2.0/24"."""
     address = _ip(ip)
-    bits = bits4 if address.version == 4 else bits6
+    given, usual = (bits4, 24) if address.version == 4 else (bits6, 64)
+    bits = usual if given is None else given
     if not 0 <= bits <= address.max_prefixlen:
         raise ValueError(f"a network of IPv{address.version} has 0 to {address.max_prefixlen} bits, not {bits}")
     return str(ipaddress.ip_network((address, bits), strict=False))
 
 
-@word
+@lua
 def reverse(ip: str, zone: str = "") -> str:
     """The name under which a DNS list is asked for an address: 2.0.0.127.zone (RFC 5782 2.1, 2.4).
 
@@ -88,7 +89,50 @@ def reverse(ip: str, zone: str = "") -> str:
     return f"{pointer.rsplit('.', 2)[0]}.{zone.strip('.')}" if zone else pointer
 
 
-@word
+@lua
 def plain(ip: str) -> str:
     """An address in its one canonical form (RFC 5952)."""
     return str(_ip(ip))
+
+
+WORDS: list[Declared] = [
+    declare(
+        "net.is_ip(text: string) -> boolean",
+        "Whether this is an IP address.",
+        'assert(net.is_ip("2001:db8::1") and not net.is_ip("example.com"))',
+        is_ip,
+    ),
+    declare(
+        "net.version(ip: string) -> integer?, string?", "4 or 6.", "assert(net.version(mail.client.ip) == 4)", version
+    ),
+    declare(
+        "net.inside(ip: string, networks: string) -> boolean?, string?",
+        'Whether an address lies in one of these networks, addresses and ranges: "10.0.0.0/8 192.0.2.1-192.0.2.9".',
+        'assert(net.inside(mail.client.ip, "10.0.0.0/8 192.0.2.0/24"))',
+        inside,
+    ),
+    declare(
+        "net.is_private(ip: string) -> boolean?, string?",
+        "Whether an address cannot be reached over the Internet: private, loopback, link-local, for documentation.",
+        'assert(net.is_private("192.168.1.1") and not net.is_private("8.8.8.8"))',
+        is_private,
+    ),
+    declare(
+        "net.network(ip: string, bits4?: integer, bits6?: integer) -> string?, string?",
+        "The network an address lies in: of 24 bits, 64 for IPv6, unless given.",
+        'assert(net.network(mail.client.ip) == "192.0.2.0/24")',
+        network,
+    ),
+    declare(
+        "net.reverse(ip: string, zone?: string) -> string?, string?",
+        "The name of an address's PTR record, or that under which a DNS list is asked for it.",
+        'assert(net.reverse("192.0.2.7", "zen.example.test") == "7.2.0.192.zen.example.test")',
+        reverse,
+    ),
+    declare(
+        "net.plain(ip: string) -> string?, string?",
+        "An address in its one canonical form.",
+        'assert(net.plain("2001:DB8:0::1") == "2001:db8::1")',
+        plain,
+    ),
+]

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Callable
 from typing import Any
 
 import re2
 
-from mta.rules.words import MAX_TEXT, Failed, checked, to_bytes, to_text, word
+from mta.rules.words import MAX_TEXT, Declared, Failed, checked, declare, lua, to_bytes, to_text
 
 MAX_PATTERN = 4096
 MAX_MATCHES = 10_000  # replaced in one call: what stops the loop for some 20 ms
@@ -54,7 +55,7 @@ def _start(text: bytes, init: int) -> int:
     return min(max(init - 1 if init > 0 else len(text) + init if init < 0 else 0, 0), len(text))
 
 
-@word
+@lua
 def matches(pattern: str, text: str) -> bool:
     """Whether the pattern occurs in the text."""
     compiled, raw = _for(pattern, text)
@@ -66,14 +67,14 @@ def find(pattern: str, text: str, init: int = 1) -> tuple[int, int] | Failed | N
     return _find(pattern, text, init)
 
 
-@word
+@lua
 def _find(pattern: str, text: str, init: int) -> tuple[int, int] | None:
     compiled, raw = _for(pattern, text)
     found = compiled.search(raw, _start(raw, init))
     return None if found is None else (found.start() + 1, found.end())
 
 
-@word
+@lua
 def match(pattern: str, text: str, init: int = 1) -> tuple[str | bool, ...] | None:
     """The captures of the first occurrence (without any: the whole of it); one that took no part is false."""
     compiled, raw = _for(pattern, text)
@@ -84,7 +85,7 @@ def match(pattern: str, text: str, init: int = 1) -> tuple[str | bool, ...] | No
     return tuple(False if group is None else to_text(group) for group in groups)
 
 
-@word
+@lua
 def replace(pattern: str, text: str, by: str, limit: int = 0) -> tuple[str, int]:
     """The text with occurrences replaced, and how many; limit 0: all. `by`: %0 all of it, %1-%9 captures, %% is %."""
     compiled, raw = _for(pattern, text)
@@ -119,13 +120,53 @@ def _template(by: str, groups: int) -> list[bytes | int]:
     return parts
 
 
-@word
+@lua
 def escape(text: str) -> str:
     """The pattern that matches exactly this text."""
     return re.sub(r"([^A-Za-z0-9_\x80-\xff])", lambda m: "\\x00" if m[1] == "\0" else "\\" + m[1], checked(text))
 
 
-@word
+@lua
 def check(pattern: str) -> bool:
     """True, or nothing and what is wrong with the pattern."""
     return _compiled(pattern, True) is not None
+
+
+def _turned(function: Callable[..., Any]) -> Callable[..., Any]:
+    """In Lua's order: the text first."""
+    return lambda text, pattern, *more: function(pattern, text, *more)
+
+
+WORDS: list[Declared] = [
+    declare(
+        "regex.matches(text: string, pattern: string) -> boolean?, string?",
+        "Whether a regular expression (RE2) occurs in a text. No text can make it slow.",
+        'assert(regex.matches("Cheap PILLS", "(?i)pills?\\\\b"))',
+        _turned(matches),
+    ),
+    declare(
+        "regex.find(text: string, pattern: string, init?: integer) -> integer?, integer?",
+        "First and last byte of the first occurrence; nil if there is none.",
+        'local first, last = regex.find("say hello", "l+")\nassert(first == 7 and last == 8)',
+        _turned(find),
+    ),
+    declare(
+        "regex.match(text: string, pattern: string, init?: integer) -> string|boolean?, string|boolean?",
+        "The captures of the first occurrence, or all of it without any; one that took no part is false.",
+        'local name, host = regex.match("ann@example.com", "(\\\\w+)@(\\\\S+)")\n'
+        'assert(name == "ann" and host == "example.com")',
+        _turned(match),
+    ),
+    declare(
+        "regex.replace(text: string, pattern: string, by: string) -> string?, integer|string",
+        "The text with all occurrences replaced, and how many. In `by`: %0 all of it, %1 to %9 captures, %% is %.",
+        'assert(regex.replace("a1b22", "[0-9]+", "<%0>") == "a<1>b<22>")',
+        _turned(replace),
+    ),
+    declare(
+        "regex.escape(text: string) -> string?, string?",
+        "The pattern that matches exactly this text.",
+        'assert(regex.escape("a.b") == "a\\\\.b")',
+        escape,
+    ),
+]

@@ -7,16 +7,16 @@ import pwd
 import socket
 from collections.abc import Sequence
 
-from mta.rules.words import word
+from mta.rules.words import lua
 
 
-@word
+@lua
 def hostname() -> str:
     """The machine's own name; settings.server.name is what we say in the greeting."""
     return socket.gethostname()
 
 
-@word
+@lua
 def env(name: str, allowed: Sequence[str]) -> str | None:
     """A variable that `[rules] env` names, as UTF-8; None if it is not set."""
     if name not in allowed:
@@ -25,7 +25,7 @@ def env(name: str, allowed: Sequence[str]) -> str | None:
     return None if value is None else value.decode("latin-1")
 
 
-@word
+@lua
 def user_exists(name: str) -> bool:
     """Whether this machine has an account of that name. It may ask a directory: call it off the loop."""
     if not name or len(name) > 256 or "\0" in name or "/" in name:
