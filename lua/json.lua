@@ -24,70 +24,90 @@ end
 
 local write
 
+local write
+
 local function list(t, n, out, path, deep)
   for i = 1, n do
     out[#out + 1] = i == 1 and "[" or ","
-    write(t[i], out, path .. "[" .. i .. "]", deep)
+    write(t[i], out, path, i, deep)
   end
   out[#out + 1] = "]"
 end
 
-function write(value, out, path, deep)
+local function shape(t) -- its length if it is a list, 0 if a table with names, nil if neither
+  local n, count = rawlen(t), 0
+  for key in next, t do
+    count = count + 1
+    if n > 0 and mathtype(key) ~= "integer" or n == 0 and type(key) ~= "string" then
+      return nil
+    end
+  end
+  return (n == 0 or count == n) and n or nil
+end
+
+local function named(t, out, path, deep)
+  local between = "{"
+  for key, value in next, t do
+    out[#out + 1] = between .. text(key) .. ":"
+    write(value, out, path, key, deep)
+    between = ","
+  end
+  out[#out + 1] = between == "{" and "{}" or "}"
+end
+
+local function at(path, key) -- "mail.vars.list[2]"
+  if not key then
+    return path
+  end
+  return type(key) == "string" and path .. "." .. key or path .. "[" .. key .. "]"
+end
+
+function write(value, out, path, key, deep)
   local kind = type(value)
   if kind == "string" then
     out[#out + 1] = text(value)
   elseif kind == "boolean" then
-    out[#out + 1] = tostring(value)
+    out[#out + 1] = value and "true" or "false"
   elseif kind == "number" then
     if mathtype(value) == "integer" then
       out[#out + 1] = tostring(value)
-    elseif value ~= value or value - value ~= 0 then
-      fail(path .. " is not a number JSON knows")
+    elseif value - value ~= 0 then
+      fail(at(path, key) .. " is not a number that can be kept")
     else
       local s = format("%.17g", value)
       out[#out + 1] = find(s, "[%.e]") and s or s .. ".0"
     end
   elseif kind == "table" then
+    path = at(path, key)
     if deep >= DEEPEST then
       fail(path .. " is nested too deeply, or holds itself")
     elseif getmetatable(value) ~= nil then
       fail(path .. " holds an object; only text, numbers, booleans and tables of them can be kept (tostring() helps)")
     end
-    local n, count = rawlen(value), 0
-    for key in next, value do
-      count = count + 1
-      if n > 0 and mathtype(key) ~= "integer" or n == 0 and type(key) ~= "string" then
-        fail(path .. " is neither a list without gaps nor a table with names as keys")
-      end
+    local n = shape(value)
+    if not n then
+      fail(path .. " is neither a list without gaps nor a table with names as keys")
+    elseif n > 0 then
+      list(value, n, out, path, deep + 1)
+    else
+      named(value, out, path, deep + 1)
     end
-    if n > 0 then
-      if count ~= n then
-        fail(path .. " is a list with gaps")
-      end
-      return list(value, n, out, path, deep + 1)
-    end
-    local first = true
-    for key, one in next, value do
-      out[#out + 1] = (first and "{" or ",") .. text(key) .. ":"
-      write(one, out, path .. "." .. key, deep + 1)
-      first = false
-    end
-    out[#out + 1] = first and "{}" or "}"
   else
-    fail(path .. " is a " .. kind .. "; only text, numbers, booleans and tables of them can be kept")
+    fail(at(path, key) .. " is a " .. kind .. "; only text, numbers, booleans and tables of them can be kept")
   end
 end
 
-function J.encode(value, path)
+--- A table with names as JSON; `path` is what errors call it.
+function J.encode(t, path)
   local out = {}
-  write(value, out, path, 0)
+  named(t, out, path, 0)
   return concat(out)
 end
 
-J.check = function(value, path)
+function J.check(value, path, key)
   local kind = type(value)
-  if kind ~= "string" and kind ~= "boolean" then
-    write(value, {}, path, 1)
+  if kind ~= "string" and kind ~= "boolean" and mathtype(value) ~= "integer" then
+    write(value, {}, path, key, 0)
   end
 end
 

@@ -28,7 +28,7 @@ local DEEPEST = 100 -- pcall and resume inside each other; Lua's own C stack end
 local DONE, WAITS, BROKEN = 0, 1, 2
 
 local K = {}
-local REQUEST = {} -- private: tells a word's wait from a rule's own coroutine.yield
+local REQUEST, OVER = {}, {} -- private: a word waits; the stage is over
 local TRUSTED = "=mta"
 
 local run -- what is running now, or nil
@@ -158,22 +158,25 @@ local charge = K.charge
 local ACROSS = "attempt to yield across a C-call boundary"
 local IN_CALLBACK = "what waits cannot be used inside a function given to table.sort or string.gsub, nor in __tostring"
 
+local idle, idlers = {}, 0 -- coroutines that ended a stage well: a new one with its hook costs as much as a whole stage
+
 local function over(r, ok, tag, a, b, c, d)
   local co = r.co
-  r.used = r.used + (UNITS - left)
-  r.depth, run = depth, nil
+  run = nil
   if ok and not dead then
-    if status(co) ~= "dead" then
-      if tag == REQUEST then
-        runs[r.number] = r
-        return WAITS, a, b, c, d
+    if tag == OVER then
+      if idlers < 64 then
+        idlers = idlers + 1
+        idle[idlers] = co
       end
-      ok, tag = false, "coroutine.yield was called outside a coroutine of the rule's own"
-    elseif tag then
-      return DONE, tag, a, b, c
-    else
+      if a then
+        return DONE, a, b, c, d
+      end
       return DONE
     end
+    r.used, r.depth = r.used + (UNITS - left), depth
+    runs[r.number] = r -- waiting: no other tag can come here, see coroutine.yield below
+    return WAITS, a, b, c, d
   end
   local place, trace = frames(co, 0)
   local message = dead and ENDED[dead] or tag
@@ -193,14 +196,25 @@ local function over(r, ok, tag, a, b, c, d)
   return BROKEN, message, place or false, trace, r.rule or 0
 end
 
---- Run body(r) as a coroutine; `r` has `number`, and `rule` where it says which rule is at work.
+local function worker(body, r)
+  while true do
+    body, r = yield(OVER, body(r))
+  end
+end
+
+--- Run body(r) as a coroutine; `r` has `number` and `used` = 0, and `rule` where it says which rule is at work.
 function K.start(body, r)
-  local co = create(body)
-  sethook(co, hook, "", PERIOD)
-  r.co, r.used = co, 0
-  run, depth = r, 0
+  local co
+  if idlers > 0 then
+    co = idle[idlers]
+    idlers = idlers - 1
+  else
+    co = create(worker)
+    sethook(co, hook, "", PERIOD)
+  end
+  r.co, run, depth = co, r, 0
   arm()
-  return over(r, resume(co, r))
+  return over(r, resume(co, body, r))
 end
 
 --- Go on with a waiting run: what the word it called gets as its answer.

@@ -17,8 +17,8 @@ local FIELD = {} -- declared field of `mail` -> the same
 
 -- Keys only this file has: what a fact is made of, kept beside the facts
 local MAIL, NUMBER, STAGE, IP, PORT, NAME = {}, {}, {}, {}, {}, {}
-local SENDER, SENDER_DOMAIN, RECIPIENT, RECIPIENT_DOMAIN = {}, {}, {}, {}
-local STORE, TOUCHED, DIRTY, TEXT, NESTED = {}, {}, {}, {}, {}
+local RUN, SENDER, SENDER_DOMAIN, RECIPIENT, RECIPIENT_DOMAIN = {}, {}, {}, {}, {}
+local VARS, ANY, TOUCHED = {}, {}, {}
 
 local function unknown(object, key, stage)
   fail(py.unknown(object, type(key) == "string" and key or "[" .. tostring(key) .. "]", stage or -1))
@@ -96,21 +96,23 @@ HEADERS.__index = setmetatable(visible, {
   end,
 })
 
-local function number_of(headers, method)
+local function refuse(headers, method, name) -- why a method cannot be called so
   local facts = owner[headers]
   if not facts then
     fail("mail.headers:" .. method .. " is called with a colon, on mail.headers")
-  elseif MASK["mail.headers"] >> facts[STAGE] & 1 == 0 then
-    unknown("mail", "headers", facts[STAGE])
-  end
-  return facts[NUMBER]
-end
-
-local function name_of(name, method)
-  if type(name) ~= "string" then
+  elseif type(name) ~= "string" then
     fail("mail.headers:" .. method .. " needs the name of a header, not " .. type(name))
   end
-  return name
+  unknown("mail", "headers", facts[STAGE])
+end
+
+local function number_of(headers, method, name)
+  local facts = owner[headers]
+  if not facts or type(name) ~= "string" or MASK["mail.headers"] >> facts[STAGE] & 1 == 0 then
+    refuse(headers, method, name)
+  end
+  charge(1)
+  return facts[NUMBER]
 end
 
 local function value_of(value, method)
@@ -129,83 +131,105 @@ local function value_of(value, method)
   return value
 end
 
-local function answer(value, message)
-  if message then
-    fail(message)
-  end
-  return value
-end
-
 for _, method in ipairs({ "has", "get", "count", "remove" }) do
   local ask = py["header_" .. method]
   methods[method] = function(self, name)
-    charge(1)
-    return answer(ask(number_of(self, method), name_of(name, method)))
+    local value, message = ask(number_of(self, method, name), name)
+    if message then
+      fail(message)
+    end
+    return value
   end
 end
 
 function methods.all(self, name)
-  charge(1)
-  return list(answer(py.header_all(number_of(self, "all"), name_of(name, "all"))))
+  local text, message = py.header_all(number_of(self, "all", name), name)
+  if message then
+    fail(message)
+  end
+  return list(text)
 end
 
 for _, method in ipairs({ "append", "prepend", "set", "rename" }) do
   local ask = py["header_" .. method]
   methods[method] = function(self, name, value)
     value = value_of(value, method)
-    charge(1 + (#value >> 10)) -- Python keeps it where no limit of ours sees it
-    return answer(ask(number_of(self, method), name_of(name, method), value))
+    charge(#value >> 10) -- Python keeps it where no limit of ours sees it
+    local done, message = ask(number_of(self, method, name), name, value)
+    if message then
+      fail(message)
+    end
+    return done
   end
 end
 
 -- Vars ----------------------------------------------------------------------------------------------------------------
 
-local function vars(facts)
-  local store = facts[STORE]
-  if not store then
-    local text = py.vars(facts[NUMBER])
-    store = text and J.decode(text) or {}
-    facts[STORE], facts[TEXT], facts[DIRTY], facts[NESTED] = store, text, false, text ~= nil
+local state_of = setmetatable({}, { __mode = "k" }) -- a vars object -> {store, text, dirty, nested, object}
+local VARIABLES = { __metatable = false, __name = "mail.vars" }
+
+function VARIABLES.__index(self, key)
+  return state_of[self].store[key]
+end
+
+function VARIABLES.__newindex(self, key, value)
+  local state = state_of[self]
+  local kind, store = type(value), state.store
+  if type(key) ~= "string" then
+    fail("mail.vars needs names as keys, not " .. type(key))
+  elseif kind == "table" then
+    state.nested = true
+  elseif store[key] == value then
+    return
   end
+  if value ~= nil then
+    J.check(value, "mail.vars", key)
+  end
+  store[key], state.dirty = value, true
+end
+
+function VARIABLES.__pairs(self)
+  local store, key = state_of[self].store, nil
+  return function()
+    local value
+    key, value = next(store, key)
+    return key, value
+  end
+end
+
+local function vars(facts)
   facts[TOUCHED] = true
-  return setmetatable({}, {
-    __index = store,
-    __newindex = function(_, key, value)
-      if type(key) ~= "string" then
-        fail("mail.vars needs names as keys, not " .. type(key))
-      elseif value ~= nil then
-        J.check(value, "mail.vars." .. key)
-      end
-      if type(value) == "table" then
-        facts[NESTED] = true
-      end
-      store[key], facts[DIRTY] = value, true
-    end,
-    __pairs = function()
-      local key
-      return function()
-        local value
-        key, value = next(store, key)
-        return key, value
-      end
-    end,
-    __metatable = false,
-    __name = "mail.vars",
-  })
+  local state = facts[VARS]
+  if not state then
+    local text = facts[ANY] and py.vars(facts[NUMBER]) or nil
+    state = {
+      store = text and J.decode(text) or {},
+      text = text,
+      dirty = false,
+      nested = text and find(text, "[%[{]", 2),
+      object = setmetatable({}, VARIABLES),
+    }
+    state_of[state.object], facts[VARS] = state, state
+  end
+  return state.object
 end
 
 --- After a rule that looked at mail.vars: give Python what has changed.
 local function keep_vars(facts)
-  if facts[DIRTY] or facts[NESTED] then -- a table inside may have been changed without our seeing it
-    local text = J.encode(facts[STORE], "mail.vars")
-    facts[DIRTY] = false
-    if text ~= (facts[TEXT] or "{}") then
+  local state = facts[VARS]
+  if state.dirty or state.nested then -- a table inside may have been changed without our seeing it
+    local text = J.encode(state.store, "mail.vars")
+    state.dirty = false
+    if text ~= (state.text or "{}") then
       if #text > LARGEST_VARS then
         fail("mail.vars would hold more than " .. LARGEST_VARS .. " bytes")
       end
       charge(1 + (#text >> 10))
-      py.keep_vars(facts[NUMBER], text)
-      facts[TEXT] = text
+      local _, message = py.keep_vars(facts[NUMBER], text)
+      if message then
+        fail(message)
+      end
+      state.text, facts[ANY] = text, true
     end
   end
 end
@@ -243,8 +267,11 @@ end
 
 function LAZY.recipients(facts)
   charge(1)
-  local parts = list(py.recipients(facts[NUMBER]))
-  local out = {}
+  local name, domain = py.recipients(facts[NUMBER])
+  if domain then -- just one, as with most mails
+    return { address(name, domain) }
+  end
+  local parts, out = list(name), {}
   for n = 1, #parts, 2 do
     out[#out + 1] = address(parts[n], parts[n + 1])
   end
@@ -280,22 +307,23 @@ end
 
 local not_assignable = read_only("mail")
 
-function M.begin(number, id, origin, ip, port, name, server, listener)
+function M.begin(number, id, origin, ip, port, name, server, listener, helo, tls, user, sender, sender_domain, vars)
   local old = mails[number]
   if old then
     old[NUMBER] = -1 -- whatever of it a rule kept is nobody's now
   end
   local facts = setmetatable({
-    id = id, origin = origin, server = server, listener = listener,
+    id = id, origin = origin, server = server, listener = listener, helo = helo, tls = tls, user = user,
     [NUMBER] = number, [IP] = ip, [PORT] = port, [NAME] = name, [TOUCHED] = false,
+    [SENDER] = sender, [SENDER_DOMAIN] = sender_domain, [MAIL] = false, [STAGE] = 0, [ANY] = vars,
   }, FACTS)
-  local mail = setmetatable({}, {
+  facts[MAIL] = setmetatable({}, {
     __index = facts,
     __newindex = not_assignable,
     __metatable = false,
     __name = "mail",
   })
-  facts[MAIL] = mail
+  facts[RUN] = { number = number, facts = facts, stage = 0, rule = 1, used = 0, depth = 0, tracing = false, co = false }
   mails[number] = facts
 end
 
@@ -318,9 +346,10 @@ function M.set_recipient(number, name, domain)
   facts[RECIPIENT], facts[RECIPIENT_DOMAIN] = name, domain
 end
 
-function M.forget_vars(number)
+function M.forget_vars(number, any) -- they are others now; `any`: there are some
   local facts = mails[number]
-  facts[STORE], facts.vars, facts[TOUCHED], facts[NESTED] = nil, nil, false, nil
+  facts[ANY] = any
+  facts[VARS], facts.vars, facts[TOUCHED] = nil, nil, false
 end
 
 function M.at(number, stage)
@@ -330,7 +359,7 @@ function M.at(number, stage)
   if facts[TOUCHED] then
     facts.vars, facts[TOUCHED] = nil, false
   end
-  return facts
+  return facts[RUN]
 end
 
 function M.object(facts)

@@ -265,8 +265,8 @@ local function match_at(steps, s, i, n, from, to) -- -> where the match ends (on
       end
     else -- again
       local start, stop = from[step.n], to[step.n]
-      if stop == false then
-        fail("invalid capture index %" .. step.n .. " in pattern")
+      if stop == false then -- a position is no text
+        return
       end
       local text = sub(s, start, stop - 1)
       if sub(s, i, i + #text - 1) ~= text then

@@ -6,7 +6,7 @@ local K, L, M, py = ... -- the kernel, the library, the mail object, Python's fu
 local fail, charge, now, request = K.fail, K.charge, K.now, K.request
 local type, tostring, next, select, setmetatable = type, tostring, next, select, setmetatable
 local load, dump, getmetatable, concat = load, string.dump, debug.getmetatable, table.concat
-local find, gmatch, sub = string.find, string.gmatch, string.sub
+local find, gmatch, sub, tonumber, unpack = string.find, string.gmatch, string.sub, tonumber, table.unpack
 
 local LARGEST_TEXT = 1 << 20 -- bytes of one text handed to Python
 
@@ -161,9 +161,11 @@ end
 -- Words Python answers ------------------------------------------------------------------------------------------------
 
 local function argument(word, n, kind, value)
-  local wanted = kind:match("%a+")
+  local wanted = kind:match("^[%a|]+")
   if value == nil and kind:find("?", 1, true) then
     return nil
+  elseif find(wanted, "|", 1, true) then -- one of several types
+    wanted = find("|" .. wanted .. "|", "|" .. type(value) .. "|", 1, true) and type(value) or wanted:gsub("|", " or ")
   elseif wanted == "string" and getmetatable(value) and type(value) == "table" and getmetatable(value).__name == "address" then
     value = tostring(value)
   elseif wanted == "integer" then
@@ -181,9 +183,31 @@ local function argument(word, n, kind, value)
   return value
 end
 
-local function given(tag, value) -- value | list | none: nil and why | wrong: the rule's mistake
+--- Several values from one text: "s" text, "n" number, "b1" or "b0", "-" nil.
+local function several(text)
+  local items = M.list(text)
+  local n = #items
+  for i = 1, n do
+    local kind, rest = sub(items[i], 1, 1), sub(items[i], 2)
+    if kind == "s" then
+      items[i] = rest
+    elseif kind == "n" then
+      items[i] = tonumber(rest)
+    elseif kind == "b" then
+      items[i] = rest == "1"
+    else
+      items[i] = nil
+    end
+  end
+  return unpack(items, 1, n)
+end
+
+--- value | several | list | none: nil and why | wrong: the rule's mistake
+local function given(tag, value)
   if tag == "list" then
     return M.list(value)
+  elseif tag == "several" then
+    return several(value)
   elseif tag == "none" then
     return nil, value
   elseif tag == "wrong" then
@@ -192,7 +216,8 @@ local function given(tag, value) -- value | list | none: nil and why | wrong: th
   return value
 end
 
---- A word whose work Python does: `kinds` is "string string?" and so on, three arguments at most.
+--- A word whose work Python does: `kinds` is "string string?" and so on, three arguments at most. One that does not wait
+--- knows nothing of the mail, so it may also be used while the rules are loaded.
 function X.asked(name, kinds, waits)
   local kind = {}
   for one in gmatch(kinds, "%S+") do
@@ -219,12 +244,10 @@ function X.asked(name, kinds, waits)
       return given(request(name, a, b, c))
     end
     local r = now()
-    if not r or r.loading then
-      fail(name .. " cannot be used while the rules are loaded")
-    elseif words[name] >> r.stage & 1 == 0 then
+    if r and not r.loading and words[name] >> r.stage & 1 == 0 then
       fail(py.wrong_stage(name, r.stage))
     end
-    return given(py.ask(r.number, name, a, b, c))
+    return given(py.ask(name, a, b, c))
   end
 end
 
@@ -378,7 +401,7 @@ function X.load(text, file)
   if not chunk then
     return 2, message, false, "", 0
   end
-  return K.start(start_file, { number = 0, loading = true, chunk = chunk })
+  return K.start(start_file, { number = 0, loading = true, chunk = chunk, used = 0 })
 end
 
 function X.loaded()
@@ -417,7 +440,9 @@ end
 
 --- Let the rules of a stage speak, from the rule `first` on.
 function X.start(number, stage, first, tracing)
-  return K.start(judge, { number = number, stage = stage, rule = first, facts = M.at(number, stage), tracing = tracing })
+  local r = M.at(number, stage)
+  r.stage, r.rule, r.tracing, r.used = stage, first, tracing, 0
+  return K.start(judge, r)
 end
 
 return X

@@ -27,11 +27,11 @@ from typing import Any
 from lupa import lua54
 
 from mta import log, resources, settings
-from mta.rules import api, verdict
-from mta.rules.sandbox import BROKEN, DONE, LARGEST, WAITS, Runtime, Side, Turn, flat, said, shown
+from mta.rules import answers, api, verdict
+from mta.rules.sandbox import BROKEN, DONE, LARGEST, WAITS, Runtime, Side, answered, handed, said
 from mta.rules.transaction import Asked, Transaction
 from mta.rules.verdict import BUSY, NEXT, STAGES, Verdict
-from mta.rules.world import Slow, Unanswered, World
+from mta.rules.world import INSIDE, Slow, World
 
 PATIENCE = 5.0  # seconds a new transaction waits for memory
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
@@ -57,7 +57,7 @@ class Rules:
         self.files: list[Path] = []
         self._kept: dict[Path, tuple[os.stat_result, bytes]] = {}
         self._words = api.WORDS
-        self._asks: dict[str, Callable[..., Any]] = {"dns.lookup": self._lookup}
+        self._asks: dict[str, Callable[..., Any]] = answers.bound(world, settings)
         self._runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
         self._runtime: Runtime
 
@@ -124,7 +124,7 @@ class Rules:
             text = self._read(main)
         except (OSError, ValueError) as error:
             raise RulesError(str(main), 0, getattr(error, "strerror", None) or str(error)) from None
-        runtime = Runtime(self.settings, self.world, self._module, self._words)
+        runtime = Runtime(self.settings, self.world, self._module, self._words, self._asks)
         try:
             answer = runtime.load(text, "main.lua")
         except lua54.LuaError as error:
@@ -162,61 +162,70 @@ class Rules:
                 return Verdict("defer", BUSY, failed=True)
             side = tx.side = Side(runtime, tx)
         side.show(tx)
-        runtime, number = side.runtime, side.number
-        turn: int | Verdict = 1
+        side.begin(tx, stage)
+        first: int | Verdict = 1
         try:
-            runtime.now[number] = at = Turn(tx, stage)
-            while isinstance(turn, int):
-                turn = self._speak(runtime, number, at, turn)
-            return turn
+            while isinstance(first, int):
+                first = self._speak(side, tx, first)
+            return first
         except lua54.LuaError as error:  # not even the kernel had memory
-            runtime.collect()
+            side.runtime.collect()
             self._failed(tx, stage, "", "", str(error), "")
             return verdict.failure(self.settings.on_error, "", "")
         finally:
-            del runtime.now[number]
+            side.tx = None
 
-    def _speak(self, runtime: Runtime, number: int, turn: Turn, first: int) -> Verdict | int:
+    def _speak(self, side: Side, tx: Transaction, first: int) -> Verdict | int:
         """The verdict of a stage from its rule `first` on, or the rule to go on with after one that failed."""
-        answer = runtime.start(number, turn.place, first, turn.tx.tracing)
+        runtime, number = side.runtime, side.number
+        INSIDE.depth += 1
+        try:
+            answer = runtime.start(number, side.place, first, tx.tracing)
+        finally:
+            INSIDE.depth -= 1
         ends = 0.0
         while answer != DONE and answer[0] == WAITS:
             _, word, *arguments = answer
             began = time.monotonic()
             ends = ends or began + self.settings.wall
             try:
-                tag, value = self._outside(turn, word, arguments, ends - began)
+                tag, value = self._outside(side, tx, word, arguments, ends - began)
             except BaseException:  # who waits here is wanted no more: the client has gone, or the worker ends
                 runtime.drop(number)
                 raise
             if tag == "slow":
                 place, rule = runtime.drop(number)
                 answer = (BROKEN, f"the stage took longer than {self.settings.wall:g} s (rules.wall)", place, "", rule)
-            else:
-                if runtime.used() > runtime.ceiling:  # a push must never meet the limit of Lua's memory
-                    runtime.collect()
+                break
+            if runtime.used() > runtime.ceiling:  # a push must never meet the limit of Lua's memory
+                runtime.collect()
+            INSIDE.depth += 1
+            try:
                 answer = runtime.step(number, tag, value)
+            finally:
+                INSIDE.depth -= 1
         if answer == DONE:
             return NEXT
         if answer[0] == DONE:
             _, kind, text, extra, rule = answer
-            name, where = runtime.rules[turn.place][rule - 1]
-            return verdict.read(turn.stage, kind, said(text) if text else False, extra, name, where)
+            name, where = runtime.rules[side.place][rule - 1]
+            return verdict.read(side.stage, kind, said(text) if text else False, extra, name, where)
         _, message, at, trace, rule = answer
-        runtime.forget_vars(number)
-        return self._broken(runtime, turn, message, at, trace, rule)
+        runtime.forget_vars(number, bool(tx.vars))
+        return self._broken(side, tx, message, at, trace, rule)
 
-    def _broken(self, runtime: Runtime, turn: Turn, message: str, at: Any, trace: str, rule: int) -> Verdict | int:
+    def _broken(self, side: Side, tx: Transaction, message: str, at: Any, trace: str, rule: int) -> Verdict | int:
         """A rule failed: tell the log, and do what `rules.on_error` says."""
-        name, where = runtime.rules[turn.place][rule - 1]
+        rules = side.runtime.rules[side.place]
+        name, where = rules[rule - 1]
         at, what = _explain(message, at)
         where = at or where
-        self._failed(turn.tx, turn.stage, name, where, what, said(trace))
-        if turn.tx.tracing:
-            turn.note(name, where, "failed", 0)
+        self._failed(tx, side.stage, name, where, what, said(trace))
+        if tx.tracing:
+            side.note(name, where, "failed", 0)
         if self.settings.on_error != "continue":
             return verdict.failure(self.settings.on_error, name, where)
-        return rule + 1 if rule < len(runtime.rules[turn.place]) else NEXT
+        return rule + 1 if rule < len(rules) else NEXT
 
     def _failed(self, tx: Transaction, stage: str, rule: str, where: str, error: str, trace: str) -> None:
         self.world.log(
@@ -251,31 +260,21 @@ class Rules:
 
     # -- the outside ---------------------------------------------------------------------------------------------------
 
-    def _outside(self, turn: Turn, word: str, arguments: list[Any], seconds: float) -> tuple[str, Any]:
+    def _outside(self, side: Side, tx: Transaction, word: str, arguments: list[Any], seconds: float) -> tuple[str, Any]:
         """Ask for what a rule waits for: (tag, value) as sandbox.lua reads them, or "slow"."""
         began = time.perf_counter()
         found: Any
         try:
-            found = self.world.within(max(seconds, 0.001), self._asks[word], *arguments)
-            tag = "list" if isinstance(found, list) else "value"
+            tag, found = self.world.within(max(seconds, 0.001), answered, word, self._asks[word], arguments)
         except Slow:
-            found, tag = None, "slow"
-        except Unanswered as why:
-            found, tag = str(why), "none"
-        except ValueError as wrong:
-            found, tag = f"{word}: {wrong}", "wrong"
+            tag, found = "slow", None
         except Exception as error:
             log.bug(error)
-            found, tag = "the server failed", "none"
-        if turn.tx.tracing:
+            tag, found = "none", "the server failed"
+        if tx.tracing:
             given = tuple(one for one in arguments if one is not None)
-            turn.asked.append(Asked(word, given, found, (time.perf_counter() - began) * 1e6))
-        if tag == "list":
-            found = flat(found)
-        return tag, shown(found) if isinstance(found, str) else found
-
-    def _lookup(self, name: str, type: str | None, _: Any = None) -> list[str]:
-        return self.world.lookup(name, type or "A")
+            side.asked.append(Asked(word, given, found, (time.perf_counter() - began) * 1e6))
+        return tag, handed(found)
 
 
 def _explain(message: str, place: str | bool) -> tuple[str, str]:

@@ -20,7 +20,7 @@ import functools
 import json
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -28,10 +28,11 @@ from lupa import lua54
 
 from mta import log, resources, settings
 from mta.message.address import NULL, Address
+from mta.message.headers import Headers
 from mta.rules import api, lines, verdict
 from mta.rules.transaction import Asked, Step, Transaction
 from mta.rules.verdict import STAGES
-from mta.rules.world import INSIDE, World
+from mta.rules.world import INSIDE, Unanswered, World
 
 HEADROOM = 32 << 20  # bytes between what rules may use and `max_memory`
 LARGEST = 1 << 20  # bytes of one text shown to Lua
@@ -39,7 +40,12 @@ DONE, WAITS, BROKEN = 0, 1, 2
 PLACE = {stage: number for number, stage in enumerate(STAGES)}
 FILES = ("kernel", "patterns", "library", "json", "mail", "sandbox")
 
+_quick = msgspec.json.Encoder().encode
+_careful = json.JSONEncoder(separators=(",", ":")).encode  # in ASCII, so that one byte of Lua stays one character
+_read = msgspec.json.Decoder().decode
+
 Source = Callable[[str], tuple[str | None, str]]
+Asks = Mapping[str, Callable[..., Any]]
 
 FORGET = """
 local loaded = package.loaded
@@ -55,12 +61,13 @@ def deny(*_: Any) -> Any:
 
 def shown(text: str) -> str:
     """Text as Lua gets it: bytes as Latin-1 characters, at most LARGEST of them."""
-    if not text.isascii():
-        try:
-            text.encode("latin-1")
-        except UnicodeEncodeError:
-            text = text.encode("utf-8", "surrogateescape").decode("latin-1")
-    return text if len(text) <= LARGEST else text[:LARGEST]
+    if text.isascii() and len(text) <= LARGEST:
+        return text
+    try:
+        text.encode("latin-1")
+    except UnicodeEncodeError:
+        text = text.encode("utf-8", "surrogateescape").decode("latin-1")
+    return text[:LARGEST]
 
 
 def said(text: str) -> str:
@@ -85,6 +92,47 @@ def flat(items: list[str]) -> str:
     return "".join(out)
 
 
+def several(values: tuple[Any, ...]) -> str:
+    """Several values as one text, for sandbox.lua."""
+    return flat(
+        [
+            "-"
+            if value is None
+            else f"b{int(value)}"
+            if isinstance(value, bool)
+            else f"n{value!r}"
+            if isinstance(value, int | float)
+            else f"s{shown(value)}"
+            for value in values
+        ]
+    )
+
+
+def answered(word: str, function: Callable[..., Any], arguments: Sequence[Any]) -> tuple[str, Any]:
+    """What a word's function says, and how sandbox.lua is to take it: (tag, value). Raises what is no answer.
+
+    (None, message) stands for an answer nobody has, as does Unanswered; a ValueError says that the rule asked wrongly.
+    """
+    while arguments and arguments[-1] is None:  # what the rule left out
+        arguments = arguments[:-1]
+    try:
+        found = function(*arguments)
+    except Unanswered as why:
+        return "none", str(why)
+    except ValueError as wrong:
+        return "wrong", f"{word}: {wrong}"
+    if isinstance(found, tuple):
+        return ("none", found[1]) if found[0] is None and len(found) == 2 else ("several", found)
+    return "list" if isinstance(found, list) else "value", found
+
+
+def handed(value: Any) -> Any:
+    """An answer as the one plain value that crosses to Lua."""
+    if isinstance(value, str):
+        return shown(value)
+    return flat(value) if isinstance(value, list) else several(value) if isinstance(value, tuple) else value
+
+
 def never_raises(function: Callable[..., Any]) -> Callable[..., Any]:
     """What Lua calls: an error becomes (None, message); one that is not about the rule's arguments is our bug."""
 
@@ -101,77 +149,80 @@ def never_raises(function: Callable[..., Any]) -> Callable[..., Any]:
     return safe
 
 
-class Turn:
-    """One stage of one transaction, while its rules speak. `asked`: what the rule at work has asked, when tracing."""
-
-    __slots__ = ("asked", "mark", "place", "stage", "tx")
-
-    def __init__(self, tx: Transaction, stage: str) -> None:
-        self.tx, self.stage, self.place = tx, stage, PLACE[stage]
-        self.asked: list[Asked] = []
-        self.mark = time.perf_counter() if tx.tracing else 0.0
-
-    def note(self, rule: str, where: str, kind: str, units: int) -> None:
-        """A rule has spoken."""
-        now = time.perf_counter()
-        self.tx.trace.append(Step(self.stage, rule, where, kind, (now - self.mark) * 1e6, units * 1000, self.asked))
-        self.mark, self.asked = now, []
-
-
 class Side:
-    """What Lua knows of one transaction: its number there, and the facts as they were last shown."""
+    """What Lua knows of one transaction: its number there, and the facts as they were last shown.
+
+    While a stage is under way: which, and of which transaction. `asked` and `mark` are for tracing.
+    """
 
     __slots__ = (
-        "client", "helo", "id", "ip", "name", "number", "recipient", "runtime", "sender", "tls", "user", "vars",
+        "asked", "helo", "id", "ip", "mark", "name", "number", "place", "recipient", "runtime", "sender", "stage", "tls",
+        "tx", "user", "vars",
     )  # fmt: skip
 
     def __init__(self, runtime: Runtime, tx: Transaction) -> None:
         self.runtime = runtime
         self.number = number = runtime.free.pop() if runtime.free else runtime.count()
-        client = tx.client
-        self.ip, self.name, self.vars = client.ip, client.name, tx.vars
-        self.id = tx.mail_id or tx.session
-        self.helo = self.user = self.tls = ""
-        self.sender: Address | None = None
+        runtime.sides[number] = self
+        client, sender = tx.client, tx.sender
+        self.ip, self.name, self.tls, self.vars = client.ip, client.name, client.tls, tx.vars
+        self.helo, self.user, self.id = tx.helo, tx.user, tx.mail_id or tx.session
+        self.sender = sender
         self.recipient: Address | None = None
+        self.tx: Transaction | None = None
+        self.stage, self.place = "", 0
+        self.asked: list[Asked] = []
+        self.mark = 0.0
         runtime.begin(
-            number, self.id, tx.origin or None, shown(client.ip), client.port, shown(client.name) or None,
-            shown(tx.server), tx.listener,
+            number, self.id, tx.origin or None, client.ip, client.port, shown(client.name) or None, tx.server,
+            tx.listener, shown(tx.helo) or None, client.tls or None, shown(tx.user) or None,
+            None if sender is None else shown(sender.local_part), None if sender is None else shown(sender.domain), bool(tx.vars),
         )  # fmt: skip
 
     def show(self, tx: Transaction) -> None:
         """Tell Lua what has changed since the last stage."""
-        number, runtime, client = self.number, self.runtime, tx.client
-        if tx.helo is not self.helo:
-            self.helo = tx.helo
-            runtime.set(number, "helo", shown(tx.helo) or None)
-        if client.tls is not self.tls:
-            self.tls = client.tls
-            runtime.set(number, "tls", shown(client.tls) or None)
-        if tx.user is not self.user:
-            self.user = tx.user
-            runtime.set(number, "user", shown(tx.user) or None)
-        sender = tx.sender
-        if sender is not self.sender:
-            self.sender = sender
-            sender = sender or NULL
-            runtime.set_sender(number, shown(sender.local_part), shown(sender.domain))
-        recipient = tx.recipient
+        number, runtime, client, recipient = self.number, self.runtime, tx.client, tx.recipient
         if recipient is not self.recipient:
             self.recipient = recipient
             if recipient is None:
                 runtime.set_recipient(number, None, None)
             else:
                 runtime.set_recipient(number, shown(recipient.local_part), shown(recipient.domain))
+        if tx.helo is not self.helo:
+            self.helo = tx.helo
+            runtime.set(number, "helo", shown(tx.helo) or None)
+        if client.tls is not self.tls:
+            self.tls = client.tls
+            runtime.set(number, "tls", client.tls or None)
+        if tx.user is not self.user:
+            self.user = tx.user
+            runtime.set(number, "user", shown(tx.user) or None)
+        if tx.sender is not self.sender:
+            self.sender = tx.sender
+            sender = tx.sender or NULL
+            runtime.set_sender(number, shown(sender.local_part), shown(sender.domain))
         if (tx.mail_id or tx.session) is not self.id:
             self.id = tx.mail_id or tx.session
             runtime.set(number, "id", self.id)
         if client.ip is not self.ip or client.name is not self.name:
             self.ip, self.name = client.ip, client.name
-            runtime.set_client(number, shown(client.ip), client.port, shown(client.name) or None)
+            runtime.set_client(number, client.ip, client.port, shown(client.name) or None)
         if tx.vars is not self.vars:
             self.vars = tx.vars
-            runtime.forget_vars(number)
+            runtime.forget_vars(number, bool(tx.vars))
+
+    def begin(self, tx: Transaction, stage: str) -> None:
+        """A stage is under way."""
+        self.tx, self.stage, self.place = tx, stage, PLACE[stage]
+        if tx.tracing:
+            self.mark, self.asked = time.perf_counter(), []
+
+    def note(self, rule: str, where: str, kind: str, units: int) -> None:
+        """A rule has spoken."""
+        now = time.perf_counter()
+        if self.tx is not None:
+            self.tx.trace.append(Step(self.stage, rule, where, kind, (now - self.mark) * 1e6, units * 1000, self.asked))
+        self.mark, self.asked = now, []
 
     def close(self) -> None:
         self.runtime.free.append(self.number)
@@ -184,11 +235,13 @@ class Runtime:
     BROKEN. Raises lupa's errors when even the trusted Lua runs out of memory.
     """
 
-    def __init__(self, settings: settings.Rules, world: World, source: Source, words: dict[str, api.Word]) -> None:
-        self.world, self.source = world, source
+    def __init__(
+        self, settings: settings.Rules, world: World, source: Source, words: dict[str, api.Word], asks: Asks
+    ) -> None:
+        self.world, self.source, self.asks = world, source, asks
         self.ceiling = settings.memory + 2 * settings.growth
         self.rules: list[list[tuple[str, str]]] = [[] for _ in STAGES]
-        self.now: dict[int, Turn] = {}  # the number of a transaction -> its stage under way
+        self.sides: dict[int, Side] = {}
         self.free: list[int] = []
         self._count = 0
         self._lua = lua = lua54.LuaRuntime(
@@ -228,7 +281,7 @@ class Runtime:
         self.set_sender, self.set_recipient = mail["set_sender"], mail["set_recipient"]
         self.forget_vars = mail["forget_vars"]
         self._load, self._loaded = box["load"], box["loaded"]
-        self._start, self._step, self._drop = box["start"], kernel["step"], kernel["drop"]
+        self.start, self.step, self._drop = box["start"], kernel["step"], kernel["drop"]
         for number, stage in enumerate(STAGES):
             box["stage"](stage, number)
         for one in words.values():
@@ -255,20 +308,6 @@ class Runtime:
         """No more files: from now on globals cannot be assigned."""
         self._loaded()
 
-    def start(self, number: int, stage: int, first: int, tracing: bool) -> Any:
-        INSIDE.depth += 1
-        try:
-            return self._start(number, stage, first, tracing)
-        finally:
-            INSIDE.depth -= 1
-
-    def step(self, number: int, tag: str, value: Any) -> Any:
-        INSIDE.depth += 1
-        try:
-            return self._step(number, tag, value)
-        finally:
-            INSIDE.depth -= 1
-
     def drop(self, number: int) -> tuple[str, int]:
         """End a stage that waits: (where it waited, the number of the rule)."""
         place, rule = self._drop(number)
@@ -279,75 +318,79 @@ class Runtime:
     def _functions(self) -> dict[str, Callable[..., Any]]:
         own: list[Callable[..., Any]] = [
             self.unknown, self.wrong_stage, self.check_reply, self.vars, self.keep_vars, self.recipients, self.size,
-            self.relay, self.say, self.traced, self.rule, self.module, self.with_lines,
-            self.header_has, self.header_get, self.header_all, self.header_count, self.header_append,
-            self.header_prepend, self.header_set, self.header_rename, self.header_remove,
+            self.relay, self.say, self.traced, self.rule, self.module, self.with_lines, self.ask,
         ]  # fmt: skip
-        functions = {one.__name__: never_raises(one) for one in own}
+        functions = {one.__name__: never_raises(one) for one in own} | self._header_functions()
         functions["source"] = functions.pop("module")
         functions["random"] = never_raises(self.world.random)
         functions["now"] = never_raises(self.world.now)
         return functions
 
     def _mail(self, number: int) -> Transaction:
-        try:
-            return self.now[number].tx
-        except KeyError:
-            raise ValueError("this mail is over") from None
+        side = self.sides.get(number)
+        if side is None or side.tx is None:
+            raise ValueError("this mail is over")
+        return side.tx
 
-    def _headers(self, number: int) -> Any:
-        message = self._mail(number).message
-        if message is None:
-            raise ValueError("this mail has no content yet")
-        return message.headers
+    def _header_functions(self) -> dict[str, Callable[..., Any]]:
+        """One function for each method of mail.headers, with as little between Lua and the header as can be."""
+        sides = self.sides
 
-    def header_has(self, number: int, name: str) -> bool:
-        return self._headers(number).has(name)
+        def made(method: Callable[..., Any], answer: Callable[[Any], Any] | None) -> Callable[..., Any]:
+            def call(number: int, *args: str) -> Any:
+                try:
+                    found = method(sides[number].tx.message.headers, *args)  # type: ignore[union-attr]
+                except ValueError as error:
+                    return None, shown(str(error))
+                except Exception as error:
+                    if number < 0 or sides[number].tx is None:
+                        return None, "this mail is over"
+                    if sides[number].tx.message is None:  # type: ignore[union-attr]
+                        return None, "this mail has no content yet"
+                    log.bug(error)
+                    return None, f"the server failed: {type(error).__name__}"
+                if answer is None or found is None:
+                    return found
+                return answer(found)
 
-    def header_get(self, number: int, name: str) -> str | None:
-        value = self._headers(number).get(name)
-        return None if value is None else shown(value)
+            return call
 
-    def header_all(self, number: int, name: str) -> str:
-        return flat(self._headers(number).all(name))
-
-    def header_count(self, number: int, name: str) -> int:
-        return self._headers(number).count(name)
-
-    def header_append(self, number: int, name: str, value: str) -> None:
-        self._headers(number).append(name, value)
-
-    def header_prepend(self, number: int, name: str, value: str) -> None:
-        self._headers(number).prepend(name, value)
-
-    def header_set(self, number: int, name: str, value: str) -> None:
-        self._headers(number).set(name, value)
-
-    def header_rename(self, number: int, name: str, new: str) -> bool:
-        return self._headers(number).rename(name, new)
-
-    def header_remove(self, number: int, name: str) -> int:
-        return self._headers(number).remove(name)
+        return {
+            "header_has": made(Headers.has, None),
+            "header_get": made(Headers.get, shown),
+            "header_all": made(Headers.all, flat),
+            "header_count": made(Headers.count, None),
+            "header_append": made(Headers.append, None),
+            "header_prepend": made(Headers.prepend, None),
+            "header_set": made(Headers.set, None),
+            "header_rename": made(Headers.rename, None),
+            "header_remove": made(Headers.remove, None),
+        }
 
     def vars(self, number: int) -> str | None:
         found = self._mail(number).vars
-        return json.dumps(found, separators=(",", ":")) if found else None
+        if not found:
+            return None
+        text = _quick(found).decode()
+        return text if text.isascii() else _careful(found)
 
     def keep_vars(self, number: int, text: str) -> None:
-        tx = self._mail(number)
-        tx.vars = msgspec.json.decode(text)
-        if tx.side is not None:
-            tx.side.vars = tx.vars
+        side = self.sides[number]
+        if side.tx is not None:
+            side.tx.vars = side.vars = _read(text)
 
-    def recipients(self, number: int) -> str:
-        return flat([part for a in self._mail(number).recipients for part in (a.local_part, a.domain)])
+    def recipients(self, number: int) -> str | tuple[str, str]:
+        found = self._mail(number).recipients
+        if len(found) == 1:
+            return shown(found[0].local_part), shown(found[0].domain)
+        return flat([part for a in found for part in (a.local_part, a.domain)])
 
     def size(self, number: int) -> int:
         message = self._mail(number).message
         return 0 if message is None else message.size
 
     def relay(self, number: int) -> None:
-        self._mail(number).allow_relay(self.now[number].stage)
+        self._mail(number).allow_relay(self.sides[number].stage)
 
     def check_reply(self, kind: str, text: str, close: bool) -> str | None:
         wrong = verdict.complaint(kind, said(text), close)
@@ -371,6 +414,14 @@ class Runtime:
         text, file = self.source(name)
         return text, shown(file)
 
+    def ask(self, word: str, *arguments: Any) -> tuple[str, Any]:
+        try:
+            tag, value = answered(word, self.asks[word], arguments)
+        except Exception as error:
+            log.bug(error)
+            return "none", "the server failed"
+        return tag, handed(value)
+
     def with_lines(self, code: str) -> str:
         try:
             return lines.keep(code.encode("latin-1")).decode("latin-1")
@@ -380,15 +431,15 @@ class Runtime:
 
     def say(self, number: int, level: str, rule: int, where: str, message: str) -> None:
         event = "rule_log" if level == "info" else f"rule_{level}"
-        turn = self.now.get(number)
-        if turn is None:
+        side = self.sides.get(number)
+        if side is None or side.tx is None:
             self.world.log(event, where=where, message=said(message))
             return
-        tx, name = turn.tx, self.rules[turn.place][rule - 1][0]
+        tx, name = side.tx, self.rules[side.place][rule - 1][0]
         self.world.log(
-            event, session=tx.session, mail=tx.mail_id, stage=turn.stage, rule=name, where=where, message=said(message)
+            event, session=tx.session, mail=tx.mail_id, stage=side.stage, rule=name, where=where, message=said(message)
         )
 
     def traced(self, number: int, rule: int, kind: str, units: int) -> None:
-        turn = self.now[number]
-        turn.note(*self.rules[turn.place][rule - 1], kind, units)
+        side = self.sides[number]
+        side.note(*self.rules[side.place][rule - 1], kind, units)
