@@ -18,7 +18,7 @@ FLOORS = [  # from the ground up; a room sees the rooms of the floors below it a
     ["cli"],
     ["__main__"],
 ]
-BESIDE = {("net", "log"), ("domains", "config")}  # who may see whom on the same floor
+BESIDE = {("net", "log"), ("domains", "config"), ("domains", "net")}  # who may see whom on the same floor
 
 GEVENT = ["net/", "receive/listener.py", "deliver/queue.py", "daemon/", "__main__.py"]
 LUPA = ["rules/engine.py", "rules/sandbox.py"]

@@ -15,7 +15,8 @@ from timing import linear
 from mta.message import build, parameters
 from mta.message.layout import Span
 from mta.message.message import Message
-from mta.message.mime import MAX_DEPTH, MAX_PARTS, MAX_TEXT, Part
+from mta.message.mime import MAX_DEPTH, MAX_TEXT, Part
+from mta.message.multipart import MAX_PARTS
 
 HERE = Path(__file__).parent
 SAMPLES = sorted((HERE / "messages").glob("*.eml"))
@@ -500,6 +501,15 @@ def test_a_part_that_left_the_mail_is_no_place_for_new_ones() -> None:
     with pytest.raises(ValueError, match="no longer in the mail"):
         part.after(NOTE)
     assert part.number == "-" and len(mail.root.parts) == 2
+
+
+def test_only_texts_have_a_text_to_set() -> None:
+    mail = sample("nested")
+    with pytest.raises(ValueError, match="no text to set"):
+        mail.root.parts[1].set_text("no")
+    with pytest.raises(ValueError, match="no bytes of its own"):
+        mail.root.set_bytes(b"no")
+    assert not mail.changed
 
 
 def test_bytes_inserted_into_a_body() -> None:

@@ -19,30 +19,18 @@ calls `walk`, `decoded`, `text` and `footer` of large mails in a thread.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 
-from mta.message import charsets, encodings, parameters
+from mta.message import charsets, encodings, multipart, parameters
 from mta.message.headers import Headers, edges, write
 from mta.message.layout import Layout, Raw
+from mta.message.multipart import Budget, Line
 
 MAX_DEPTH = 100
-MAX_PARTS = 1000
 MAX_TEXT = 1 << 20  # bytes of a part shown as text at once
 
 _MAIN = re.compile(r"\s*([!#-'*+.^_`{|}~0-9a-z-]+)\s*/\s*([!#-'*+.^_`{|}~0-9a-z-]+)")
-_CLOSE = re.compile(rb"(--)?[ \t]*(?:\r\n|\Z)")  # what may follow a boundary on its line
-_CUT = ("too many parts", "too long to split")  # flaws of a multipart whose last part is all the rest of it
-
-
-class Budget:
-    """What one mail may still cost to split: parts, and bytes looked at (each found boundary counts as a thousand)."""
-
-    __slots__ = ("bytes", "parts")
-
-    def __init__(self, size: int) -> None:
-        self.parts, self.bytes = MAX_PARTS, 8 * size + 64_000_000
 
 
 class Part:
@@ -66,8 +54,8 @@ class Part:
         self._edited = False  # the list of children is not what was found
         self._boundary = b""
         self._first = self._body  # where the preamble ends
-        self._lead: tuple[int, int] | None = None  # the boundary line before this part; None: not written yet
-        self._tail: tuple[int, int] | None = None  # the closing boundary; None: not written yet
+        self._lead: Line | None = None  # the boundary line before this part; None: not written yet
+        self._tail: Line | None = None  # the closing boundary; None: not written yet
         self._epilogue = stop  # where the epilogue begins
         self.parent: Part | None = None
         self.flaw = ""
@@ -242,53 +230,22 @@ class Part:
         elif self.depth >= MAX_DEPTH:
             self.flaw = "too deep"
         elif self._budget.parts <= 0:
-            self.flaw = "too many parts"
+            self.flaw = multipart.TOO_MANY
         elif embedded:
-            self._found(self._body, self._stop, None)
+            self._budget.parts -= 1
+            self._add(self._body, self._stop, None)
         else:
             self._boundary = mark.rstrip(b" ")
-            self._find(b"\r\n--" + self._boundary)
+            found = multipart.find(self._raw, self._body, self._stop, self._boundary, self._budget)
+            for lead, stop in found.parts:
+                self._add(lead[1], stop, lead)
+            self._first = found.parts[0][0][0] if found.parts else self._body
+            self._tail, self._epilogue = found.tail, found.tail[1] if found.tail else self._stop
+            self.flaw = self.flaw or found.flaw
 
-    def _find(self, line: bytes) -> None:
-        """Find the boundaries in the body. `line` is one with the CRLF before it."""
-        raw, stop, budget = self._raw, self._stop, self._budget
-        at = self._body - 2  # the header's empty line may be the CRLF of the first boundary
-        lead: tuple[int, int] | None = None  # of the part whose end is looked for
-        while True:
-            found = raw.find(line, max(at, 0), stop)
-            budget.bytes -= (stop if found < 0 else found) - at + 1000
-            if budget.bytes < 0:
-                self.flaw = "too long to split"
-                break
-            if found < 0:
-                self.flaw = "boundary not closed" if lead else "boundary not found"
-                break
-            end = _CLOSE.match(raw, found + len(line), stop)
-            if end is None:  # a longer boundary, or text
-                at = found + 2
-                continue
-            begin = max(found, lead[1] if lead else self._body)
-            if lead is None:
-                self._first = begin
-            else:
-                self._found(lead[1], begin, lead)
-            lead = (begin, end.end())
-            if end[1]:
-                self._tail, self._epilogue, lead = lead, lead[1], None
-                if raw.find(line, end.end() - 2, stop) >= 0:
-                    self.flaw = "boundaries after the closing one"
-                break
-            if budget.parts <= 0:
-                self.flaw = "too many parts"
-                break
-            at = end.end() - 2 if raw[end.end() - 2 : end.end()] == b"\r\n" else end.end()
-        if lead is not None:
-            self._found(lead[1], stop, lead)
-
-    def _found(self, start: int, stop: int, lead: tuple[int, int] | None) -> None:
+    def _add(self, start: int, stop: int, lead: Line | None) -> None:
         part = Part(self._raw, start, stop, self._budget)
         part.parent, part._lead = self, lead
-        self._budget.parts -= 1
         self.parts.append(part)
 
     # -- changes -----------------------------------------------------------------------------------------------------
@@ -330,7 +287,12 @@ class Part:
         return [text if text.endswith(b"\r\n") else text + b"\r\n" for text in gone]
 
     def set_text(self, text: str) -> None:
-        """Give a text part another text; type, name and, where it can say the text, charset stay."""
+        """Give a text part another text; type, name and, where it can say the text, charset stay.
+
+        Raises ValueError for a part of another type.
+        """
+        if not self.type.startswith("text/"):
+            raise ValueError(f"a {self.type} part has no text to set")
         lines = encodings.text_lines(text)
         charset = self.charset or "us-ascii"
         octets = charsets.encode(lines, charset)
@@ -339,7 +301,12 @@ class Part:
         self.set_bytes(octets, charset)
 
     def set_bytes(self, octets: bytes, charset: str = "") -> None:
-        """Give a part another content, encoded as it needs; type, name and, unless one is given, charset stay."""
+        """Give a part another content, encoded as it needs; type, name and, unless one is given, charset stay.
+
+        Raises ValueError for a multipart or a mail in a mail, which have parts instead.
+        """
+        if self.type.startswith(("multipart/", "message/")):
+            raise ValueError(f"a {self.type} part has no bytes of its own")
         if charset:
             self._describe("content-type", "charset", charset, self.type)
         encoding = encodings.choose(octets) if self.type.startswith("text/") else "base64"
@@ -398,7 +365,7 @@ class Part:
 
     def attach(self, entity: bytes) -> Part:
         """Put a part at the end of a multipart/mixed; anything else becomes the first part of one. The new part."""
-        mixed = self.type == "multipart/mixed" and self.parts and self.flaw not in _CUT
+        mixed = self.type == "multipart/mixed" and self.parts and self.flaw not in multipart.CUT
         target = self if mixed else self.wrap("mixed")
         return target._put(len(target.parts), entity)
 
@@ -451,14 +418,8 @@ class Part:
 
     def _unused_boundary(self) -> bytes:
         """A boundary that occurs nowhere in the mail, the same for the same mail."""
-        raws = list({id(part._raw): part._raw for part in self.outermost._loaded()}.values())
-        seed = b"".join(bytes(raw[:4096]) + b"%d" % len(raw) for raw in raws)
-        while True:
-            seed = hashlib.sha256(seed).digest()
-            boundary = b"=_" + seed.hex()[:32].encode()
-            known = any(part._boundary == boundary for part in self.outermost._loaded())
-            if not known and all(raw.find(boundary) < 0 for raw in raws):
-                return boundary
+        loaded = list(self.outermost._loaded())
+        return multipart.unused({id(p._raw): p._raw for p in loaded}.values(), {p._boundary for p in loaded})
 
     def _keep_boundaries_apart(self, text: bytes, new: Part | None = None) -> None:
         """New content holds the boundary of a multipart around it: that one gets another boundary."""
@@ -528,14 +489,14 @@ class Part:
             self._write_line(out, part._lead, line + b"\r\n", begun)
             begun = out.size
             part.write(out)
-        if self.flaw in _CUT:
+        if self.flaw in multipart.CUT:
             return  # the last part holds all the rest, the closing boundary too
         self._write_line(out, self._tail, line + b"--", begun)
         if self._tail is None and (self._epilogue < self._stop or self.parent is None):
             out.new(b"\r\n")
         out.old(self._raw, self._epilogue, self._stop)
 
-    def _write_line(self, out: Layout, old: tuple[int, int] | None, new: bytes, begun: int) -> None:
+    def _write_line(self, out: Layout, old: Line | None, new: bytes, begun: int) -> None:
         """A boundary line, as it came or new; the CRLF before it only where something stands before it."""
         own = old is not None and self._raw[old[0] : old[0] + 2] == b"\r\n"
         if not own and out.size > begun:
