@@ -40,9 +40,10 @@ class Server:
         rules: str | None = None,
         *,
         environment: dict[str, str] | None = None,
+        python: str = sys.executable,
         wait: float = 15.0,
     ) -> None:
-        self.folder, self.wait = folder, wait
+        self.folder, self.wait, self.python = folder, wait, python
         self.environment = environment or {}
         self.file = folder / "mta.toml"
         folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +70,7 @@ class Server:
         """Returns when every worker is ready. Raises AssertionError with what it said when it ends instead."""
         with (self.folder / "output").open("ab") as output:
             self.program = subprocess.Popen(
-                [sys.executable, "-m", "mta", "serve", "-c", str(self.file)],
+                [self.python, "-m", "mta", "serve", "-c", str(self.file)],
                 cwd=TREE,
                 env={**os.environ, **self.environment},
                 stdin=subprocess.DEVNULL,

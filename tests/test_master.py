@@ -1,18 +1,17 @@
 """The master and its children, with real processes: deaths, stuck workers, reloads without a lost connection, drain."""
 
-import fcntl
 import os
 import signal
 import socket
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
 
 import pytest
 from daemon import Server, free_ports
-from gevent import monkey
-
-Thread = monkey.get_original("threading", "Thread")
 
 
 def text(n: int) -> str:
@@ -161,6 +160,7 @@ def test_a_stuck_worker_is_killed_and_replaced(tmp_path: Path, how: str) -> None
             os.kill(before["worker 0"], signal.SIGSTOP)
         else:
             client = socket.create_connection(("127.0.0.1", server.port))
+            client.recv(100)
             client.sendall(b"HELO stick\r\n")
         began = time.monotonic()
         server.until(lambda: server.events("worker_stuck"), "nobody noticed", 8)
@@ -326,32 +326,23 @@ def test_workers_end_when_the_master_is_killed(tmp_path: Path) -> None:
             assert len(again.workers()) == 3
 
 
-def lock_of(folder: Path) -> bool:
-    """Somebody holds the flock of a spool folder."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
-
-
-HELD = '[queue]\nretry = ["1h"]\n[route."*"]\nhost = "127.0.0.1:{port}"\n[domain."demo.test"]\npath = "Maildir"\n'
-
-
-def test_mail_of_a_killed_worker_is_delivered_within_two_seconds(tmp_path: Path) -> None:
-    slow = 'on.delivery("slow", function(mail) sleep(0.3) end)\n'
-    with Server(tmp_path, rules=slow) as server:
+def test_mail_of_a_killed_worker_goes_on_within_two_seconds(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    config = f'[queue]\nretry = ["1s"]\n[domain."demo.test"]\ntransport = "smtp"\nhost = "127.0.0.1:{port}"\n'
+    with Server(tmp_path, config) as server:
         for n in range(20):
             server.send(text(n))
         for name in ("worker 0", "worker 1"):
             os.kill(server.workers()[name], signal.SIGKILL)
-            server.until(lambda: len(server.workers()) == 3, "they were not replaced")
-        server.until(lambda: len(server.mails()) >= 20, "mail is missing", 6)
-        subjects = {line for mail in server.mails() for line in mail.read_text().split("\n") if "Subject" in line}
-        assert len(subjects) == 20
+            died = time.monotonic()
+            taken = len(server.events("spool_recovered"))
+            server.until(lambda n=taken: len(server.events("spool_recovered")) > n, "nobody took its mail", 4)
+            assert time.monotonic() - died < 2
+            server.until(lambda: len(server.workers()) == 3, "it was not replaced")
+        with Server(tmp_path / "next", f'[[listener]]\naddress = "127.0.0.1:{port}"\n') as following:
+            server.until(lambda: len(following.mails()) >= 20, "mail is missing", 20)
+            found = {line for mail in following.mails() for line in mail.read_text().split("\n") if "Subject" in line}
+            assert len(found) == 20
 
 
 def test_fewer_workers_deliver_the_queue_of_many(tmp_path: Path) -> None:
@@ -401,14 +392,40 @@ def test_saved_rules_are_in_force_when_watched(tmp_path: Path) -> None:
         server.send(text(2))
 
 
-def test_started_as_root_it_becomes_somebody_else_for_good(tmp_path: Path) -> None:
-    if os.getuid() != 0:
-        pytest.skip("needs root")
-    for folder in [tmp_path, *tmp_path.parents]:
-        if folder != Path("/") and folder.stat().st_uid == 0 and not folder.stat().st_mode & 0o001:
-            pytest.skip(f"{folder} lets nobody in")
+def for_everybody() -> tuple[str, dict[str, str]]:
+    """A Python that a stranger can start too, and what its environment needs: not one in /root."""
+    places = [path for path in sys.path if path.endswith("site-packages")]
+    for python, environment in ((sys.executable, {}), ("/usr/bin/python3", {"PYTHONPATH": ":".join(places)})):
+        try:
+            said = subprocess.run(
+                [python, "-c", "import sys, pprint, gevent, lupa; print(*sys.version_info[:2])"],
+                env={**os.environ, **environment},
+                cwd="/",
+                user="nobody",
+                group="nogroup",
+                extra_groups=[],
+                capture_output=True,
+                text=True,
+                check=False,
+            ).stdout
+        except OSError:
+            continue
+        if said.split() == [str(number) for number in sys.version_info[:2]]:
+            return python, environment
+    pytest.skip("the user nobody can start no Python with our libraries")
+
+
+@pytest.mark.needs(root=True)
+def test_started_as_root_it_becomes_somebody_else_for_good() -> None:
+    with tempfile.TemporaryDirectory(prefix="mta-test-", dir="/var/tmp") as name:
+        os.chmod(name, 0o755)
+        becomes_nobody(Path(name))
+
+
+def becomes_nobody(tmp_path: Path) -> None:
     config = '[server]\nname = "mx.example.test"\nworkers = 1\nuser = "nobody"\n'
-    with Server(tmp_path, config) as server:
+    python, environment = for_everybody()
+    with Server(tmp_path, config, python=python, environment=environment) as server:
         for pid in [server.status()["pid"], *server.workers().values()]:
             with open(f"/proc/{pid}/status") as file:
                 held = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)

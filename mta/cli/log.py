@@ -91,7 +91,8 @@ def line_of(line: str, given: argparse.Namespace) -> str | None:
     try:
         fields: dict[str, Any] = json.loads(line)
     except ValueError:
-        return line.rstrip("\n") if not given.event and all(word in line for word in given.words) else None
+        asked = not given.event and given.level == "debug" and all(word in line for word in given.words)
+        return line.rstrip("\n") if asked else None
     if given.event and fields.get("event") not in given.event:
         return None
     if LEVELS.get(fields.get("level", "info"), 20) < LEVELS[given.level]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -61,7 +62,8 @@ def _resting(path: str) -> Iterator[dict[str, Any]]:
     from mta.daemon.waiting import plain
     from mta.spool.recovery import read
 
-    yield from map(plain, read(path))
+    if os.path.isdir(path):  # else no server has ever run here
+        yield from map(plain, read(path))
 
 
 def _row(mail: dict[str, Any], now: float) -> list[Any]:

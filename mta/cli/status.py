@@ -8,6 +8,16 @@ from typing import Any
 
 from mta.cli import telling
 
+COLUMNS = (  # of the table: heading, and where a worker tells it; --json has all there is
+    ("sessions", "sessions"),
+    ("accepted", "accepted"),
+    ("refused", "refused"),
+    ("queued", "spool.mails"),
+    ("delivered", "queue.delivered"),
+    ("deferred", "queue.deferred"),
+    ("rules", "rules"),
+)
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     telling.json_option(parser)
@@ -25,22 +35,19 @@ def run(given: argparse.Namespace) -> int:
         tls = ", TLS" if listener["tls"] else ""
         print(f"listener       {', '.join(listener['address'])} ({listener['kind']}{tls})")
     print()
-    telling.table(["process", "pid", "state", "gen", "work"], map(_row, status["children"]))
+    head = ["process", "pid", "state", "gen", *(name for name, _ in COLUMNS)]
+    telling.table(head, [_row(child) for child in status["children"]])
     return telling.FINE
 
 
 def _row(child: dict[str, Any]) -> list[Any]:
     work = child.get("work", {})
-    told = ", ".join(f"{name} {value}" for name, value in flat(work))
-    return [child["name"], child["pid"], child["state"], child["generation"], told]
+    told = [_inside(work, path) for _, path in COLUMNS]
+    return [child["name"], child["pid"], child["state"], child["generation"] or "", *told]
 
 
-def flat(work: dict[str, Any], before: str = "") -> list[tuple[str, Any]]:
-    """Nested counts as "queue due" and so on."""
-    found: list[tuple[str, Any]] = []
-    for name, value in work.items():
-        if isinstance(value, dict):
-            found += flat(value, f"{before}{name} ")
-        elif isinstance(value, int | float | str):
-            found.append((before + name, round(value, 3) if isinstance(value, float) else value))
-    return found
+def _inside(work: dict[str, Any], path: str) -> Any:
+    value: Any = work
+    for name in path.split("."):
+        value = value.get(name, "") if isinstance(value, dict) else ""
+    return value

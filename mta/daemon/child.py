@@ -79,11 +79,11 @@ class Child:
         """We were away ourselves (a suspended machine): start counting anew."""
         self._changed = now
 
-    def drain(self, seconds: float) -> None:
-        """Finish open work within so many seconds; 0 hurries."""
+    def drain(self, seconds: float, gently: bool = False) -> None:
+        """Finish open work within so many seconds; 0 hurries. Gently: do not send clients away before it is time."""
         self.state = "draining"
         self.killed_at = time.monotonic() + seconds + 3.0
-        self.send(do="drain", seconds=seconds)
+        self.send(do="drain", seconds=seconds, gently=gently)
 
     def kill(self) -> None:
         try:

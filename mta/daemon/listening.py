@@ -126,6 +126,14 @@ class Listening:
                     made.close()
         self._bound = kept
 
+    def only(self, bound: list[tuple[Listener, Bound]]) -> None:
+        """In a worker: close what its generation does not have, or a port could never be given up."""
+        kept = {made for _, have in bound for made in have.sockets}
+        for have in self._bound.values():
+            for made in have.sockets:
+                if made not in kept:
+                    made.close()
+
     def forget(self, listeners: list[Listener]) -> None:
         """Close what no listener names any more; call it when the workers that watched it are gone."""
         for gone in set(self._bound) - {listener.address for listener in listeners}:

@@ -196,6 +196,7 @@ class Master:
             if slot == REGISTRY:
                 self.listening.close()
                 _in_child(lambda: registry.run(self.settings, there, beat))
+            self.listening.only(generation.bound)
             _in_child(lambda: worker.run(generation, slot, there, beat))
         there.close()
         here.signal_me()

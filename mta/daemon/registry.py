@@ -26,6 +26,7 @@ from mta.net import calls
 from mta.net.calls import Caller, CallFailed, Unavailable
 
 SOCKET = "registry.sock"
+TIMEOUT = 2.0  # seconds for one answer of a worker, which may have died
 
 
 def worker_socket(run: str, pid: int) -> str:
@@ -105,7 +106,7 @@ class Registry:
     def status(self) -> dict[str, Any]:
         """What the master knows, with what each worker tells of itself under `work`."""
         status = self.master("status")
-        workers = [child for child in status["children"] if child["name"] != "registry"]
+        workers = [c for c in status["children"] if c["name"] != "registry" and c["state"] != "starting"]
 
         def ask(child: dict[str, Any]) -> None:
             try:
@@ -118,7 +119,7 @@ class Registry:
 
     def worker(self, pid: int, word: str, *arguments: Any) -> Any:
         """One call of one worker. Raises Unavailable, CallFailed."""
-        caller = Caller(worker_socket(self.run_folder, pid), f"worker {pid}", timeout=3.0)
+        caller = Caller(worker_socket(self.run_folder, pid), f"worker {pid}", timeout=TIMEOUT)
         try:
             return caller.call(word, *arguments)
         except Unavailable as error:

@@ -158,7 +158,7 @@ class Reloads:
             if child.slot < 0:
                 child.send(do="log", to=settings.log.to, level=settings.log.level)
         for child in old:
-            child.drain(settings.server.drain)
+            child.drain(settings.server.drain, gently=True)
         self.forget_old()
 
     def forget_old(self) -> None:

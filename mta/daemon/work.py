@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from typing import Any
 
+import gevent
+
 from mta import log
 from mta.daemon.generation import Generation, contexts
+from mta.daemon.registry import SOCKET
 from mta.daemon.waiting import Pages
 from mta.deliver.queue import Queue
 from mta.domains import Domains
 from mta.message.ids import Ids
+from mta.net.calls import Caller
 from mta.net.dns import Resolver
 from mta.receive.listener import Receiver
 from mta.rules.engine import Rules, RulesError
@@ -31,7 +36,8 @@ class Work:
         self.ids = Ids()
         self.resolver = Resolver(settings.dns)
         self.domains = Domains(settings)
-        self.world = LiveWorld(self.resolver)
+        self.registry = Caller(os.path.join(settings.server.run, SOCKET))
+        self.world = LiveWorld(self.resolver, settings.rules, self.registry)
         self.rules = Rules.load(settings.rules, self.world)
         self._next: Rules | None = None  # loaded, not in force yet
         self._pages = Pages()
@@ -102,8 +108,11 @@ class Work:
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
-    def drain_in(self, seconds: float) -> None:
-        self.receiver.drain(seconds)
+    def drain_in(self, seconds: float, gently: bool) -> None:
+        until = time.monotonic() + seconds
+        while gently and self.receiver.sessions and time.monotonic() < until - min(5.0, seconds / 2):
+            gevent.sleep(0.05)
+        self.receiver.drain(max(0.0, until - time.monotonic()))
 
     def drain_out(self, seconds: float) -> None:
         self.queue.drain(seconds)

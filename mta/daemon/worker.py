@@ -7,7 +7,8 @@ watch, unwatch     a neighbour's slot: take its connections too, while it is dea
 adopt              a spool folder whose owner is gone; says "not mine" if somebody holds it after all
 prepare            load rules and certificates anew; says "prepared", with the error if there is one
 commit, abort      put them in force ("in force"), or forget them
-drain              finish what is open within so many seconds, then end; said again, with fewer
+drain              finish what is open within so many seconds, then end; gently: clients may go on until it is nearly
+                   time, else they are sent away after the mail in hand; said again, the last word counts
 =================  =====================================================================================
 
 It says "owns" for its spool folder before it makes it, "ready" when it takes mail, "failed" when it cannot start.
@@ -50,7 +51,8 @@ class Worker:
         self.work: Work
         self._told = Event()  # to drain
         self._end_at = 0.0
-        self._draining: list[gevent.Greenlet] = []
+        self._in: gevent.Greenlet
+        self._out: gevent.Greenlet
 
     def start(self) -> None:
         """Raises whatever keeps it from taking mail."""
@@ -89,8 +91,8 @@ class Worker:
                 self.line.send(say="in force", error="")
             case {"do": "abort"}:
                 self.work.abort()
-            case {"do": "drain", "seconds": int(seconds) | float(seconds)}:
-                self.drain(seconds)
+            case {"do": "drain", "seconds": int(seconds) | float(seconds), "gently": bool(gently)}:
+                self.drain(seconds, gently)
 
     def adopt(self, folder: str) -> None:
         try:
@@ -118,21 +120,22 @@ class Worker:
         log.event("stopping", pid=os.getpid(), reason="the master is dead")
         self.drain(self.settings.server.drain)
 
-    def drain(self, seconds: float) -> None:
+    def drain(self, seconds: float, gently: bool = False) -> None:
         self._end_at = time.monotonic() + seconds
         if not self._told.is_set():
             for _, bound in self.generation.bound:
                 for sock in bound.sockets:
                     self.work.stop_listening(sock)
                     sock.close()
-            self._draining = [gevent.spawn(drain, seconds) for drain in (self.work.drain_in, self.work.drain_out)]
+            self._out = gevent.spawn(self.work.drain_out, seconds)
+        self._in = gevent.spawn(self.work.drain_in, seconds, gently)
         self._told.set()
 
     def until_done(self) -> None:
         """Park until we were told to end and open work is finished, or out of time."""
         self._told.wait()
-        while time.monotonic() < self._end_at and not all(greenlet.ready() for greenlet in self._draining):
-            gevent.joinall(self._draining, timeout=0.1)
+        while time.monotonic() < self._end_at and not (self._in.ready() and self._out.ready()):
+            gevent.joinall([self._in, self._out], timeout=0.1)
         self.work.close()
 
 
