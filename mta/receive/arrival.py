@@ -124,14 +124,14 @@ class Arrival:
     # -- ask and keep -----------------------------------------------------------------------------------------------
 
     def keep(self, message: Message) -> Reply:
-        session, envelope = self.session, self.envelope
+        session, envelope, judge = self.session, self.envelope, self.session.judge
         session.recipient = None
-        if "preq" in session.rules.stages:
-            session.facts().message = message
+        if "preq" in judge.rules.stages:
+            judge.facts(session).message = message
         said = session.ask("preq")
         if self.stream.reset:
             raise Gone("the connection was reset")
-        fate = session.fate
+        fate = judge.fate
         kind = fate.verdict.kind if fate is not None else ""
         if kind == "discard":
             self.report("discarded", None)
@@ -140,10 +140,7 @@ class Arrival:
             envelope.held = f"quarantine {fate.verdict.folder}".rstrip()
         envelope.accepted = kind == "faccept"
         envelope.direction = self.direction()
-        if session.transaction is not None:
-            envelope.vars = session.transaction.vars
-        elif session.unmailed is not None:
-            envelope.vars = dict(session.unmailed.vars)
+        envelope.vars = judge.vars
         size = message.size
         self.door.spool.commit(add=[Mail(envelope, message)])
         self.file = None  # the spool's now
@@ -162,7 +159,7 @@ class Arrival:
         return "internal" if find(envelope.sender.domain) is not None else "incoming"
 
     def report(self, event: str, reply: Reply | None, size: int | None = None) -> None:
-        session, envelope, client, fate = self.session, self.envelope, self.session.client, self.session.fate
+        session, envelope, client, fate = self.session, self.envelope, self.session.client, self.session.judge.fate
         log.event(
             event,
             session=session.id,

@@ -49,14 +49,8 @@ class Receiver:
         ids: Ids,
         tls: Callable[[settings_of.Listener], ssl.SSLContext | None],
     ) -> None:
-        self.settings, self.domains, self.rules, self.spool, self.ids, self.tls = (
-            settings,
-            domains,
-            rules,
-            spool,
-            ids,
-            tls,
-        )
+        self.settings, self.domains, self.rules = settings, domains, rules
+        self.spool, self.ids, self.tls = spool, ids, tls
         self.counts, self.budget = Counts(), Budget(settings.smtp.memory)
         self.doors: list[Door] = []
         self.sessions: set[Session] = set()
@@ -141,9 +135,9 @@ class Receiver:
     # -- the end ----------------------------------------------------------------------------------------------------
 
     def stop_listening(self, sock: Any = None) -> None:
-        """Take no more connections, from one socket or from any. The sockets stay open: they are not ours."""
-        for each in [sock] if sock is not None else list(self._watchers):
-            watcher = self._watchers.pop(each, None)
+        """Take no more connections from a socket (None: from all). It stays open: it is not ours."""
+        for known in list(self._watchers) if sock is None else [sock]:
+            watcher = self._watchers.pop(known, None)
             if watcher is not None:
                 watcher.stop()
                 watcher.close()

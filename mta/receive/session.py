@@ -9,16 +9,11 @@
 
 A command out of turn is 503 and changes nothing. EHLO and RSET forget the mail, STARTTLS forgets everything but where
 the client comes from. A "no" from anyone, us or a rule, is `Refused` and ends in `refuse`.
-
-Three verdicts hold longer than their stage: faccept, quarantine and discard. Said at connect or helo they are
-`standing` and hold for every mail of the connection, later they are this mail's `fate`; the rules of later stages are
-then not asked any more. None of them, nor accept, opens the relay or makes an unknown recipient known.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -33,40 +28,13 @@ from mta.net.stream import Gone, Stream
 from mta.receive import command, replies
 from mta.receive.arrival import Arrival
 from mta.receive.door import Door
-from mta.rules.transaction import Transaction
-
-if TYPE_CHECKING:
-    from mta.rules.engine import Rules, Verdict
+from mta.receive.judge import Judge
 
 TLS_TIMEOUT = 30.0  # seconds for a handshake: nobody types it by hand
-STANDING = ("faccept", "quarantine", "discard")
 
 
 class Draining(Exception):
     """The server ends, and this session has nothing under way."""
-
-
-class Judged(Refused):
-    """A rule says no."""
-
-    def __init__(self, reply: Reply, verdict: Verdict) -> None:
-        super().__init__(reply, "a rule")
-        self.rule, self.where = verdict.rule, verdict.where
-
-
-class Said(NamedTuple):
-    """A verdict that holds beyond its stage, and the stage it was said at."""
-
-    stage: str
-    verdict: Verdict
-
-
-class Origin(NamedTuple):
-    """What the rules of connect left behind; EHLO and STARTTLS go back to it."""
-
-    standing: Said | None = None
-    vars: dict[str, Any] | None = None
-    relay: bool = False
 
 
 class Session:
@@ -76,28 +44,21 @@ class Session:
         self.door, self.stream = door, stream
         self.id = door.ids.session()
         self.client = Client(ip=ip, port=port, trusted=door.trusts(ip), listener=door.listener.kind)
-        self.rules: Rules = door.rules()
+        self.judge = Judge(door)
         self.now = self.began = clock.monotonic()
         self.stage = "connect"
         self.idle = self.over = self.barred = False
         self.helo = self.passage = ""
         self.errors = self.junk = self.long_lines = self.mails = self.numbers = 0
-        self.unmailed: Transaction | None = None  # what the rules know of the connection
-        self.origin = Origin()
-        self.standing: Said | None = None
         # the mail under way
         self.envelope: Envelope | None = None
         self.recipient: Address | None = None
-        self.transaction: Transaction | None = None
-        self.fate: Said | None = None
         self.refused_recipients = 0
 
     def forget(self) -> None:
         """No mail is under way any more."""
-        if self.transaction is not None:
-            self.transaction.close()
-            self.transaction = None
-        self.envelope = self.fate = None
+        self.judge.forget()
+        self.envelope = None
         self.refused_recipients = 0
 
     # -- the loop ---------------------------------------------------------------------------------------------------
@@ -173,9 +134,7 @@ class Session:
         mail = self.envelope.id if self.envelope is not None else None
         if reason and (mail or not self.idle or not self.stream.ended):
             log.event("lost", session=self.id, mail=mail, client=self.client.ip, stage=self.stage, reason=reason)
-        self.forget()
-        if self.unmailed is not None:
-            self.unmailed.close()
+        self.judge.close()
         self.stream.close()
         ms = round((clock.monotonic() - self.began) * 1000, 1)
         log.event("closed", session=self.id, client=self.client.ip, reason=reason, mails=self.mails, ms=ms)
@@ -185,58 +144,12 @@ class Session:
         self.now = now = clock.monotonic()
         self.stream.deadline = min(now + seconds, self.began + self.door.settings.smtp.session_timeout)
 
-    # -- rules ------------------------------------------------------------------------------------------------------
+    # -- rules, and every no ----------------------------------------------------------------------------------------
 
     def ask(self, stage: str) -> Reply | None:
-        """Let the rules of a stage speak: the words of a yes, or None. Raises Judged."""
+        """Let the rules of a stage speak: the words of a yes, or None. Raises Refused."""
         self.stage = stage
-        if stage not in self.rules.stages or (self.standing if self.envelope is None else self.fate) is not None:
-            return None
-        verdict = self.rules.run(stage, self.facts())
-        kind, reply = verdict.kind, verdict.reply
-        if kind == "next":
-            return None
-        if kind in STANDING:
-            if self.envelope is None:
-                self.standing = Said(stage, verdict)
-            else:
-                self.fate = Said(stage, verdict)
-        elif kind == "deny":
-            raise Judged(reply or replies.DENIED, verdict)
-        elif kind == "defer":
-            raise Judged(reply or replies.DEFERRED, verdict)
-        elif kind == "reply" and reply is not None and not reply.positive:
-            raise Judged(reply, verdict)
-        return reply
-
-    def facts(self) -> Transaction:
-        """What the rules may know so far. Made only when a rule wants to."""
-        known, client = self.unmailed, self.client
-        if known is None:
-            known = self.unmailed = Transaction(
-                self.id, client, server=self.door.settings.server.name, listener=client.listener, trusted=client.trusted
-            )
-            known.vars.update(self.origin.vars or {})
-            if self.origin.relay:
-                known.allow_relay("connect")
-        if self.envelope is None:
-            known.client, known.helo, known.user = client, client.helo, client.user
-            return known
-        if self.transaction is None:
-            known.client, known.helo, known.user = client, client.helo, client.user
-            self.transaction = made = known.mail(self.envelope.id)
-            made.sender = self.envelope.sender
-            made.recipients = [recipient.address for recipient in self.envelope.recipients]
-        self.transaction.recipient = self.recipient
-        return self.transaction
-
-    def again(self) -> None:
-        """Back to what was known after connect."""
-        self.forget()
-        self.helo, self.standing = "", self.origin.standing
-        if self.unmailed is not None:
-            self.unmailed.close()
-            self.unmailed = None
+        return self.judge.ask(stage, self)
 
     def refuse(self, refused: Refused) -> Reply:
         """The one way out for every no: log it, count it, say where to ask."""
@@ -289,8 +202,7 @@ class Session:
                 refused.reply = Reply(421, reply.enhanced, reply.text, close=True)
             self.answer(self.refuse(refused))
             return
-        if self.unmailed is not None:
-            self.origin = Origin(self.standing, dict(self.unmailed.vars), self.unmailed.relay)
+        self.judge.connected()
         self.answer(said if said is not None and said.code == 220 else self.door.greeting)
 
     def turn(self) -> None:
@@ -307,7 +219,9 @@ class Session:
     def hello(self, rest: str, extended: bool) -> Reply:
         self.turn()
         name = command.helo(rest)
-        self.again()
+        self.forget()
+        self.judge.again()
+        self.helo = ""
         encrypted = bool(self.client.tls)
         protocol = ("ESMTPS" if encrypted else "ESMTP") if extended else "SMTP"  # RFC 3848
         self.client = msgspec.structs.replace(self.client, helo=name, protocol=protocol)
@@ -330,7 +244,9 @@ class Session:
         self.turn()
         self.stream.say(replies.READY.wire)
         self.encrypt()
-        self.again()  # RFC 3207 4.2: what was said in clear is forgotten
+        self.forget()  # RFC 3207 4.2: with all else that was said in clear
+        self.judge.again()
+        self.helo = ""
         return None
 
     def encrypt(self) -> None:
@@ -357,9 +273,8 @@ class Session:
         if door.budget.full:
             raise Refused(replies.BUSY)
         self.numbers += 1
-        self.rules = door.rules()
+        self.judge.begin()
         self.envelope = Envelope(ids.mail(self.id, self.numbers), sender, [], client, body=body)
-        self.fate = self.standing
         try:
             return self.ask("mail") or replies.SENDER_OK
         except Refused as refused:
@@ -386,22 +301,12 @@ class Session:
         if not recipient.domain:
             recipient = Address("postmaster", domains.first or self.door.settings.server.name.lower())
         self.recipient = recipient
-        said, relay = None, self.transaction is not None and self.transaction.relay
-        if "rcpt" in self.rules.stages:
-            transaction = self.facts()
-            before = transaction.relay
-            try:
-                said = self.ask("rcpt")
-                relay = transaction.relay
-            finally:
-                transaction.relay = before  # said for one recipient it is not said for the next
-        elif self.transaction is None and self.unmailed is not None:
-            relay = self.unmailed.relay
+        said, relay = self.judge.ask_recipient(self)
         self.admit(recipient, relay)
         if not recipients or all(recipient != known.address for known in recipients):
             recipients.append(Recipient(recipient))
-            if self.transaction is not None:
-                self.transaction.recipients.append(recipient)
+            if self.judge.mail is not None:
+                self.judge.mail.recipients.append(recipient)
         return said or replies.RECIPIENT_OK
 
     def admit(self, recipient: Address, relay: bool) -> None:
