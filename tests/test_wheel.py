@@ -5,11 +5,14 @@ Nothing is downloaded: the dependencies are seen through a .pth file, the progra
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
+import time
 import venv
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,11 +22,15 @@ SHIPPED = ["mta", "lua", "conf"]  # what must travel; `lua` and `conf` are the p
 JUNK = shutil.ignore_patterns("__pycache__", "*.pyc", "*.egg-info", "build", "dist")
 
 
+def environment() -> dict[str, str]:
+    """Ours, with no trace of the tree in it."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PIP_", "VIRTUAL_ENV", "MTA_"))}
+
+
 def run(*command: str | Path, cwd: Path) -> str:
-    """Run it with no trace of the tree in its environment; its output, or a failure that shows it."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PIP_", "VIRTUAL_ENV", "MTA_"))}
+    """What it says; it must succeed."""
     done = subprocess.run(
-        [str(c) for c in command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False
+        [str(c) for c in command], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, f"{command} said:\n{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -98,3 +105,39 @@ def test_every_module_can_be_imported_from_the_wheel(installed: Path, tmp_path: 
         cwd=tmp_path,
     )
     assert said.endswith("all\n")
+
+
+def until(true: Callable[[], object], what: str) -> None:
+    """Wait for it, 20 seconds at most."""
+    end = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < end, f"never came: {what}"
+        time.sleep(0.05)
+
+
+def test_the_demo(installed: Path, tmp_path: Path) -> None:
+    """What the README promises in sixty seconds: send, read, change the rule, be refused by it."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    folder, mta = tmp_path / "mta-dev", installed / "mta"
+    with (tmp_path / "said").open("w") as said:
+        server = subprocess.Popen(
+            [mta, "dev", "--port", str(port)], cwd=tmp_path, env=environment(), stdout=said, stderr=subprocess.STDOUT
+        )
+    try:
+        until(lambda: "taking mail" in (tmp_path / "said").read_text(), "a server that takes mail")
+        assert "250 2.0.0" in run(mta, "send", "--to", "you@demo.test", "--subject", "hi", cwd=tmp_path)
+        until(lambda: list(folder.glob("Maildir/new/*")), "the mail in the Maildir")
+        (mail,) = folder.glob("Maildir/new/*")
+        assert b"Subject: hi\n" in mail.read_bytes()
+        assert "accepted" in run(mta, "log", cwd=tmp_path)
+        rules = 'on.rcpt("not today", function(mail) return deny("550 5.7.1 Come tomorrow") end)\n'
+        (folder / "rules" / "main.lua").write_text(rules)
+        again = [mta, "send", "--to", "you@demo.test", "--subject", "hi"]
+        until(lambda: subprocess.call(again, cwd=tmp_path, env=environment(), stderr=subprocess.DEVNULL), "a refusal")
+        until(lambda: '"refused"' in (folder / "mta.log").read_text(), "its line in the log")
+        refused = run(mta, "log", cwd=tmp_path)
+        assert "550 5.7.1 Come tomorrow" in refused and "not today" in refused and "main.lua:1" in refused
+    finally:
+        server.terminate()
+        assert server.wait(timeout=30) == 0, (tmp_path / "said").read_text()
