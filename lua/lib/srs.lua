@@ -81,7 +81,7 @@ function srs.reverse(recipient, secret)
     return nil, "not made here"
   end
   if kind == "1" then
-    local domain, inner = rest:match("^([^=]+)(=.+)$")
+    local domain, inner = rest:match("^([^=]+)=(.+)$")
     if not domain then
       return nil, "no SRS1 address"
     end

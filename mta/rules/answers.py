@@ -240,6 +240,7 @@ LISTS: list[Declared] = [
 
 
 MACHINE: list[Declared] = [
+    declare("time.now() -> number", "Seconds since 1970.", "assert(time.now() > 1e9)", Asking.now),
     declare(
         "random.number(first: integer, last: integer) -> integer?, string?",
         "A whole number from first to last.",

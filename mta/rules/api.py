@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
+from mta.rules.answers import ANSWERED
 from mta.rules.library import LIBRARY
 from mta.rules.verdict import STAGES
 from mta.rules.word import NUMBER, Word, word
@@ -198,15 +199,6 @@ VERDICTS = [
 ]
 
 OUTSIDE = [
-    word(
-        "dns.lookup(name: string, type?: string) -> string[]?, string?",
-        "The records of a name (type A unless given); an empty list if there are none; nil and why if nobody can "
-        "tell now.",
-        'local hosts, why = dns.lookup(mail.sender.domain, "MX")\n'
-        "if not hosts then return defer() end\n"
-        'assert(hosts[1] == "10 mail.example.com" and why == nil)',
-        waits=True,
-    ),
     word("log.debug(message: string)", "To the log, if it shows such detail.", 'log.debug("looking")'),
     word("log.info(message: string)", "To the log, with mail, stage and line.", 'log.info("sent by " .. mail.sender)'),
     word("log.warning(message: string)", "To the log, as a warning.", 'log.warning("odd")'),
@@ -221,7 +213,7 @@ OUTSIDE = [
     ),
 ]
 
-WORDS: dict[str, Word] = {w.name: w for w in [*STAGE_WORDS, *FACTS, *HEADERS, *VERDICTS, *OUTSIDE, *LIBRARY]}
+WORDS: dict[str, Word] = {w.name: w for w in [*STAGE_WORDS, *FACTS, *HEADERS, *VERDICTS, *ANSWERED, *OUTSIDE, *LIBRARY]}
 
 
 # -- what an error says about a word -----------------------------------------------------------------------------------

@@ -26,12 +26,13 @@ _KNOWN = 10_000  # keys a worker remembers
 class _Key:
     """What this worker knows of one key and rate."""
 
-    __slots__ = ("asked", "left", "refused", "second", "stock")
+    __slots__ = ("asked", "free", "left", "refused", "second", "stock")
 
     def __init__(self) -> None:
         self.stock = 0  # tokens in hand
         self.left = 0  # tokens the store had at the last answer
         self.refused = 0.0  # until when a refusal holds
+        self.free = 0.0  # and when the store said there would be a token again
         self.second, self.asked = 0, 0  # how often it was asked in this second
 
 
@@ -68,7 +69,7 @@ class Rates:
             known.stock -= need
             return Grant(need, known.left + known.stock, 0.0)
         if need > 0 and now < known.refused:
-            return Grant(0, known.left, known.refused - now)
+            return Grant(0, known.left, known.free - now)
         return self._ask(bucket, known, need)
 
     def _ask(self, bucket: tuple[str, str], known: _Key, need: int) -> Grant:
@@ -78,7 +79,7 @@ class Rates:
         now = self.monotonic()
         known.left = grant.left
         if need == 1 and not grant.tokens:
-            known.refused = now + min(grant.wait, LEASE)
+            known.free, known.refused = now + grant.wait, now + min(grant.wait, LEASE)
         if grant.tokens > need:
             known.stock += grant.tokens - need
             self._lent[bucket] = now + LEASE
