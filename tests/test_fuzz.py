@@ -5,6 +5,7 @@ the corpus of whole mails. `--long` adds 20,000 mutations of each. A parser may 
 docstring says so) and nothing else; an input that broke one is added to its folder.
 """
 
+import itertools
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest
 from mta.message import address, addresses, footer, headers, parameters, reply, words
 from mta.message.message import Message
 from mta.message.reply import Refused
+from mta.receive import command
+from mta.receive.content import Content
 
 HERE = Path(__file__).parent
 Target = Callable[[bytes], object]
@@ -110,6 +113,53 @@ def parts(data: bytes) -> None:
     content.root.attach(b"X: 1\r\n\r\nnew")
     again = Message(bytes(content))
     assert content.size == len(bytes(content)) and b"new" in bytes(again.root.parts[-1].content)
+
+
+@target
+def smtp_command(data: bytes) -> None:
+    try:
+        _, rest = command.read(data)
+    except Refused as refused:
+        assert refused.reply.permanent
+        return
+    for reader in (command.helo, command.mail, command.rcpt):
+        try:
+            assert reader(rest) is not None
+        except Refused as refused:
+            assert refused.reply.permanent
+
+
+@target
+def smtp_content(data: bytes) -> None:
+    """However the bytes of a mail are cut into chunks, the mail and its end are the same."""
+    rng = random.Random(len(data))
+    for repair in (False, True):
+        whole = arrived([data], repair)
+        cuts = sorted(rng.choices(range(len(data) + 1), k=5))
+        pieces = [data[a:b] for a, b in itertools.pairwise([0, *cuts, len(data)])]
+        assert arrived([data[n : n + 1] for n in range(len(data))], repair) == whole
+        assert arrived(pieces, repair) == whole
+        if not repair and whole is not None:
+            mail, rest = whole
+            assert b"\n" not in mail.replace(b"\r\n", b"") and b"\r" not in mail.replace(b"\r\n", b"")
+            assert data.endswith(b"\r\n.\r\n" + rest) or data == b".\r\n" + rest
+
+
+def arrived(chunks: list[bytes], repair: bool) -> tuple[bytes, bytes] | None:
+    """(the mail, what follows its end), or None: refused, or no end."""
+    content, mail = Content(1000, repair), b""
+    for n, chunk in enumerate(chunks):
+        if not chunk:
+            continue
+        try:
+            piece, rest = content.feed(chunk)
+        except Refused as refused:
+            assert refused.reply.code == 521 and refused.reply.close
+            return None
+        mail += piece
+        if rest is not None:
+            return mail, rest + b"".join(chunks[n + 1 :])
+    return None
 
 
 def corpus(name: str) -> list[Path]:
