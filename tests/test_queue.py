@@ -43,10 +43,10 @@ class Ended(BaseException):
 
 
 class Shelf:
-    """A spool in memory that breaks when told to. Mails are kept as bytes, as a real one would."""
+    """A spool in memory that breaks when told to. What it was given and hands out is its own: a change shows."""
 
     def __init__(self) -> None:
-        self.mails: dict[str, tuple[Envelope, bytes]] = {}
+        self.mails: dict[str, tuple[Envelope, Message]] = {}
         self.leased: set[str] = set()
         self.commits: list[tuple[list[str], list[str], list[str]]] = []
         self.on_due: Callable[[], None] | None = None
@@ -59,11 +59,11 @@ class Shelf:
         self.commits.append(([m.envelope.id for m in add], [s.envelope.id for s in settle], list(drop)))
         for envelope, message in add:
             assert envelope.id not in self.mails
-            self.mails[envelope.id] = envelope, bytes(message)
+            self.mails[envelope.id] = envelope, Message(bytes(message))
         for settled in settle:
             envelope = settled.envelope
-            raw = self.mails[envelope.id][1] if settled.message is None else bytes(settled.message)
-            self.mails[envelope.id] = envelope, raw
+            old, new = self.mails[envelope.id][1], settled.message
+            self.mails[envelope.id] = envelope, old if new is None else Message(bytes(new))
             if not settled.keep:
                 self.leased.discard(envelope.id)
         for id in drop:
@@ -86,7 +86,7 @@ class Shelf:
     def claim(self, now: float, limit: int) -> list[Mail]:
         found = [e for e in self._waiting() if e.next_try <= now][:limit]
         self.leased.update(e.id for e in found)
-        return [Mail(e, Message(self.mails[e.id][1])) for e in found]
+        return [Mail(e, self.mails[e.id][1]) for e in found]
 
     def release(self, id: str, next_try: float | None = None) -> None:
         self.leased.discard(id)
@@ -213,12 +213,12 @@ class House:
         return [line for line in self.lines if line["event"] == event]
 
     def only(self) -> tuple[Envelope, bytes]:
-        (mail,) = self.spool.mails.values()
-        return mail
+        ((envelope, message),) = self.spool.mails.values()
+        return envelope, bytes(message)
 
     def bounce(self) -> tuple[Envelope, email.message.EmailMessage]:
         (found,) = [mail for mail in self.spool.mails.values() if mail[0].origin]
-        report = email.message_from_bytes(found[1], policy=email.policy.default)
+        report = email.message_from_bytes(bytes(found[1]), policy=email.policy.default)
         assert isinstance(report, email.message.EmailMessage)
         return found[0], report
 
@@ -606,7 +606,7 @@ def test_recipients_a_rule_holds_part_from_those_that_wait(house: House) -> None
     house.run()
     held, waiting = sorted(house.spool.mails.values(), key=lambda mail: mail[0].held == "")
     assert [str(r.address) for r in held[0].recipients] == ["joe@here.test"]
-    assert (held[0].held, held[0].origin, held[1]) == ("quarantine odd", "w-1.1", RAW)
+    assert (held[0].held, held[0].origin, bytes(held[1])) == ("quarantine odd", "w-1.1", RAW)
     assert [str(r.address) for r in waiting[0].recipients] == ["later@far.test"]
     assert len(house.spool.commits) == 2
 
@@ -695,6 +695,49 @@ def test_a_claim_that_fails_is_tried_again(house: House, monkeypatch: pytest.Mon
     house.put("bob@far.test")
     house.run(lambda: not house.spool.mails)
     assert len(bugs) == 1
+
+
+def test_places_that_become_free_while_the_spool_is_read_are_used(
+    lines: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = House(settings.Settings(queue=settings.Queue(concurrency=2)))
+    real = house.spool.claim
+
+    def claim(now: float, limit: int) -> list[Mail]:
+        found = real(now, limit)
+        gevent.sleep(0.005)
+        return found
+
+    pauses = itertools.cycle([0.001, 0.003])
+
+    class Uneven:
+        name = "uneven"
+
+        def deliver(self, envelope: Envelope, recipients: Sequence[Recipient], message: Message) -> Iterator[Result]:
+            gevent.sleep(next(pauses))
+            yield Result(recipients[0], Reply(250, "2.0.0", "Ok"))
+
+    house.queue._transports[Route("smtp")] = Uneven()
+    monkeypatch.setattr(house.spool, "claim", claim)
+    for _ in range(10):
+        house.put("bob@far.test")
+    house.queue.start()
+    house.spool.on_due = None
+    with gevent.Timeout(2):
+        while house.spool.mails:
+            gevent.sleep(0.005)
+    house.queue.drain(1)
+
+
+def test_a_claim_that_ends_during_a_drain_delivers_nothing(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = house.spool.claim
+    monkeypatch.setattr(house.spool, "claim", lambda now, limit: (real(now, limit), gevent.sleep(0.03))[0])
+    house.put("bob@far.test")
+    house.queue.start()
+    gevent.sleep(0.01)
+    assert house.spool.leased == {"w-1.1"}
+    assert house.queue.drain(1)
+    assert house.spool.leased == set() and not house.script.tries and len(house.spool.mails) == 1
 
 
 def test_drain_finishes_what_is_under_way_and_begins_nothing(house: House) -> None:

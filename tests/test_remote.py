@@ -310,8 +310,9 @@ def test_words_nobody_asked_for_end_a_kept_connection(world: World) -> None:
     server = world.server("far.test", 1, {"dot": "250 2.0.0 Kept\r\n250 2.0.0 A surprise"})
     world.say("bob@far.test")
     gevent.sleep(0.02)
-    server.script["RCPT"] = "550 5.1.1 No"
-    assert world.say("bob@far.test") == "550 5.1.1 No"
+    server.script["RCPT TO:<no@far.test>"] = "550 5.1.1 No"
+    said = {str(r.recipient.address): r.reply.code for r in world.send("no@far.test", "bob@far.test")}
+    assert said == {"no@far.test": 550, "bob@far.test": 250}
     assert server.connections == 2
 
 
