@@ -1,13 +1,14 @@
-"""Every conversation in tests/dialogues, played by lines, byte by byte, and pipelined, each on a connection of its own.
+"""Every conversation in tests/dialogues, played by lines, byte by byte, pipelined, and against the real server.
 
-`test_daemon` plays the same texts against the real server: its fixture `daemon` stands in tests/test_daemon.py or a
-conftest.py beside it (see `play_against`).
+The first three run in this process with a spool in memory, each dialogue with settings of its own. Against the real
+server those that are content with common settings share one; the others start one each and are among the long rounds.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import time
+import json
+import socket
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,47 +16,34 @@ from typing import Any
 
 import gevent
 import pytest
+from daemon import Server
+from fake_dns import FakeDns
 from receiving import PythonRules, Receiving, self_signed, trusting
 
-from mta import settings
+from mta import log, settings
 from mta.rules import dialogue
 from mta.rules.dialogue import Aftermath, Dialogue, DialogueError, Player
 from mta.rules.engine import Rules
-from mta.rules.world import Unanswered
+from mta.rules.world import FakeWorld
 
 FOLDER = Path(__file__).parent / "dialogues"
 FILES = sorted(FOLDER.glob("*.smtp"))
 
 
-class TableWorld:
-    """A world in which the dialogue's `with dns NAME TYPE VALUE` lines are all there is."""
+def zone(told: Dialogue) -> dict[str, dict[str, list[str]]]:
+    """The `with dns NAME TYPE VALUE` lines."""
+    made: dict[str, dict[str, list[str]]] = {}
+    for record in told.all("dns"):
+        name, kind, value = record.split(" ", 2)
+        made.setdefault(name, {}).setdefault(kind, []).append(value.strip('"'))
+    return made
 
-    def __init__(self, records: list[str]) -> None:
-        self.records = [record.split(" ", 2) for record in records]
 
-    def lookup(self, name: str, type: str) -> list[str]:
-        found = [value.strip('"') for known, kind, value in self.records if (known, kind) == (name, type)]
-        if "SERVFAIL" in found:
-            raise Unanswered("SERVFAIL")
-        gevent.sleep(0)
-        return found
-
-    def now(self) -> float:
-        return time.time()
-
-    def random(self) -> float:
-        return 0.5
+class World(FakeWorld):
+    """A made-up world whose log is the server's."""
 
     def log(self, event: str, **fields: Any) -> None:
-        from mta import log
-
         log.event(event, **fields)
-
-    def within(self, seconds: float, work: Any, *args: Any) -> Any:
-        return work(*args)
-
-    def pause(self, seconds: float) -> None:
-        gevent.sleep(seconds)
 
 
 def sections(told: Dialogue, folder: Path) -> dict[str, Any]:
@@ -98,7 +86,7 @@ def rules(told: Dialogue, folder: Path) -> Any:
         return PythonRules()
     (folder / "rules").mkdir(exist_ok=True)
     (folder / "rules" / "main.lua").write_text(text)
-    return Rules.load(settings.Rules(path=str(folder / "rules")), TableWorld(told.all("dns")))
+    return Rules.load(settings.Rules(path=str(folder / "rules")), World(zone(told)))
 
 
 def start_tls(sock: Any) -> Any:
@@ -140,6 +128,90 @@ def play_against(told: Dialogue, way: str, sock: Any) -> None:
 
 def test_there_is_a_dialogue_for_every_theme() -> None:
     assert len(FILES) >= 25
+
+
+# -- the real server ----------------------------------------------------------------------------------------------
+
+LOCAL = "127.0.0.1"  # where the client comes from there
+
+
+def told_locally(path: Path) -> Dialogue:
+    return dialogue.parse(path.read_text("utf-8").replace("192.0.2.1", LOCAL), path.name)
+
+
+def real() -> Iterator[Any]:
+    for path in FILES:
+        told = dialogue.read(path)
+        if told.one("client") or told.one("slow"):
+            continue  # an address or a delay that only a test of our own can arrange
+        yield pytest.param(path, marks=[pytest.mark.long] if told.given else [], id=path.stem)
+
+
+def configuration(told: Dialogue, folder: Path, certificate: tuple[str, str], dns: str) -> str:
+    """mta.toml for the real server."""
+    tables: dict[str, dict[str, Any]] = {
+        "server": {"name": "mx.example.test", "workers": 1, "drain": "1s", "trusted": ["192.0.2.99"]},
+        "listener": {"address": f"{LOCAL}:0"},
+        "log": {"level": "debug"},
+        "dns": {"servers": [dns]},
+    }
+    for word, rest in told.given:
+        table, dot, key = word.partition(".")
+        if dot:
+            tables.setdefault(table, {})[key] = tomllib.loads(f"value {rest}")["value"]
+    if told.one("tls"):
+        names = zip(("certificate", "key", "policy"), (*certificate, told.one("tls")), strict=True)
+        inner = ", ".join(f"{name} = {json.dumps(value)}" for name, value in names)
+        tables["listener"]["tls"] = f"{{ {inner} }}"
+    lines = []
+    for table, values in tables.items():
+        lines.append(f"[[{table}]]" if table == "listener" else f"[{table}]")
+        lines += [f"{key} = {value if key == 'tls' else json.dumps(value)}" for key, value in values.items()]
+    users = sections(told, folder)["domain"]["example.test"].users
+    lines += ['[domain."example.test"]', f"users = {json.dumps(users)}", 'path = "Maildir"']
+    return "\n".join(lines)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, certificate: tuple[str, str]) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    with Server(folder, configuration(Dialogue("common"), folder, certificate, "127.0.0.1:9")) as server:
+        yield server
+
+
+@pytest.mark.parametrize("path", list(real()))
+def test_dialogue_with_the_real_server(
+    path: Path, tmp_path: Path, certificate: tuple[str, str], request: pytest.FixtureRequest
+) -> None:
+    told = told_locally(path)
+    if not told.given:
+        play_real(told, request.getfixturevalue("shared"))
+        return
+    with FakeDns(zone(told)) as dns:
+        config = configuration(told, tmp_path, certificate, dns.server)
+        with Server(tmp_path, config, told.one("rules") or None) as server:
+            play_real(told, server)
+
+
+def play_real(told: Dialogue, server: Server) -> None:
+    before = len(server.events())
+    play_against(told, told.ways[0], socket.create_connection((LOCAL, server.port)))
+
+    def events() -> list[dict[str, Any]]:
+        return server.events()[before:]
+
+    server.until(lambda: any(event["event"] == "closed" for event in events()), "the session did not end")
+    kept = [event["mail"] for event in events() if event["event"] == "accepted"]
+    if any(then.subject in ("header", "no", "body") for then in told.then):
+        done = {"delivered", "failed", "deferred"}
+        server.until(
+            lambda: set(kept) <= {event.get("mail") for event in events() if event["event"] in done},
+            "not everything was delivered",
+        )
+    contents = [file.read_bytes().replace(b"\n", b"\r\n") for file in server.mails()]
+    mails = [(None, next((c for c in contents if f" id {id}".encode() in c), b"")) for id in kept]
+    told.then = [then for then in told.then if then.subject != "held"]  # only the spool knows
+    dialogue.check(told, Aftermath(events(), mails))
 
 
 # -- the notation itself ------------------------------------------------------------------------------------------

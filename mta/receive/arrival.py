@@ -141,12 +141,11 @@ class Arrival:
         envelope.accepted = kind == "faccept"
         envelope.direction = self.direction()
         envelope.vars = judge.vars
-        size = message.size
         self.door.spool.commit(add=[Mail(envelope, message)])
         self.file = None  # the spool's now
         reply = said if said is not None and said.positive else Reply(250, "2.0.0", f"Kept as {envelope.id}")
         self.door.counts.accepted += 1
-        self.report("accepted", reply, size)
+        self.report("accepted", reply)
         return reply
 
     def direction(self) -> str:
@@ -158,7 +157,7 @@ class Arrival:
             return "outgoing"
         return "internal" if find(envelope.sender.domain) is not None else "incoming"
 
-    def report(self, event: str, reply: Reply | None, size: int | None = None) -> None:
+    def report(self, event: str, reply: Reply | None) -> None:
         session, envelope, client, fate = self.session, self.envelope, self.session.client, self.session.judge.fate
         log.event(
             event,
@@ -168,7 +167,7 @@ class Arrival:
             helo=client.helo,
             sender=f"<{envelope.sender}>",
             recipients=[str(recipient.address) for recipient in envelope.recipients],
-            size=size,
+            size=self.size,
             tls=client.tls,
             user=client.user,
             stage=fate.stage if fate is not None else None,

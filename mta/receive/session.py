@@ -46,6 +46,7 @@ class Session:
         self.client = Client(ip=ip, port=port, trusted=door.trusts(ip), listener=door.listener.kind)
         self.judge = Judge(door)
         self.now = self.began = clock.monotonic()
+        self.ends = self.began + door.settings.smtp.session_timeout
         self.stage = "connect"
         self.idle = self.over = self.barred = False
         self.helo = self.passage = ""
@@ -142,7 +143,7 @@ class Session:
     def patience(self, seconds: float) -> None:
         """From now on the client has so long, and never longer than the session may last."""
         self.now = now = clock.monotonic()
-        self.stream.deadline = min(now + seconds, self.began + self.door.settings.smtp.session_timeout)
+        self.stream.deadline = now + seconds if now + seconds < self.ends else self.ends
 
     # -- rules, and every no ----------------------------------------------------------------------------------------
 
