@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import smtplib
 import subprocess
 import sys
 import time
@@ -568,3 +569,32 @@ def test_the_registry_is_killed_and_the_server_stopped_nothing_is_lost(tmp_path:
         assert store.increment("n") == 6
     with Server(tmp_path):
         assert connected().get("n") == 6
+
+
+def test_a_limit_is_the_servers_not_a_workers_and_greylisting_survives_a_restart(tmp_path: Path) -> None:
+    rules = """
+local greylist = require "greylist"
+on.mail("thirty an hour", function(mail)
+  if mail.sender.domain == "b.test" and not rate("all", "30/1h") then return defer("450 4.7.1 Too many") end
+end)
+on.rcpt("greylist", function(mail)
+  if mail.recipient.local_part == "grey" then return greylist(mail, { delay = "1s" }) end
+end)
+"""
+
+    def sent(**envelope: str) -> bool:
+        try:
+            server.send(**envelope)
+        except smtplib.SMTPException:
+            return False
+        return True
+
+    with Server(tmp_path, rules=rules) as server:
+        assert [sent() for _ in range(40)] == [True] * 30 + [False] * 10
+        by = {event["session"].partition("-")[0] for event in server.events("accepted")}
+        assert len(by) == 2, "both workers should have taken some"
+        assert not sent(sender="c@c.test", to="grey@demo.test")
+    time.sleep(1.0)
+    with Server(tmp_path, rules=rules) as server:
+        assert sent(sender="c@c.test", to="grey@demo.test")
+        assert not sent(), "rates too are remembered over a stop"
