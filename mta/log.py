@@ -88,17 +88,19 @@ class Log:
     def event(self, event: str, **fields: Any) -> None:
         """Write one event of `events.EVENTS`. Fields that are None or empty are left out."""
         level = EVENTS[event].level
-        if LEVELS[level] < self.level:
-            return
+        if LEVELS[level] >= self.level:
+            self.line(self._encoded(event, level, fields))
+
+    def _encoded(self, event: str, level: str, fields: dict[str, Any]) -> bytes:
         line = {"time": _now(), "level": level, "event": event}
         for name, value in fields.items():
             if value is not None and value != "":
                 line[name] = value
         try:
-            text = _encode(line)
+            return _encode(line) + b"\n"
         except (TypeError, ValueError, UnicodeEncodeError):  # lone surrogates and the like: never lose the line
-            text = _encode({k: repr(v) if isinstance(v, str) and not v.isascii() else v for k, v in line.items()})
-        self.line(text + b"\n")
+            line = {k: repr(v) if isinstance(v, str) and not v.isascii() else v for k, v in line.items()}
+            return _encode(line) + b"\n"
 
     def line(self, text: bytes) -> None:
         """Write one line that is JSON already."""
@@ -117,16 +119,18 @@ class Log:
         lines, self._lines = self._lines, []
         if not lines:
             return
+        first = b""
+        if self.lost:
+            fields = {"lines": self.lost, "reason": "the log could not be written for a while"}
+            first = self._encoded("log_lost", "error", fields)
         try:
-            self.sink(b"".join(lines))
+            self.sink(first + b"".join(lines))
         except Exception as error:  # a full log disk must not block mail
             if not self.lost:
                 print(f"mta: the log cannot be written: {error}", file=sys.stderr)
             self.lost += len(lines)
             return
-        if self.lost:
-            lost, self.lost = self.lost, 0
-            self.event("log_lost", lines=lost, reason="the log could not be written for a while")
+        self.lost = 0
 
 
 log = Log()

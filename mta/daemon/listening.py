@@ -196,7 +196,7 @@ def _listener(family: int, where: tuple[str, int], ipv6_only: bool) -> socket.so
     except OSError:
         made.close()
         raise
-    return made  # type: ignore[no-any-return]
+    return made
 
 
 def _why(error: OSError, port: int) -> str:

@@ -27,10 +27,11 @@ class Threaded:
     def __init__(self, to: list[str]) -> None:
         self.files = Files(to)
         self._waiting = b""
+        self._writing = b""  # in the thread's hands
         self._busy = False
 
     def __call__(self, lines: bytes) -> None:
-        if len(self._waiting) + len(lines) > ROOM:
+        if len(self._waiting) + len(self._writing) + len(lines) > ROOM:
             raise OSError("too many lines wait for the disk")
         self._waiting += lines
         if not self._busy:
@@ -39,12 +40,14 @@ class Threaded:
 
     def _write(self) -> None:
         while self._waiting:
-            lines, self._waiting = self._waiting, b""
+            self._writing, self._waiting = self._waiting, b""
             try:
-                offload.run(self.files, lines)
+                offload.run(self.files, self._writing)
             except OSError:
-                self._waiting = lines + self._waiting
+                self._waiting = self._writing + self._waiting
+                self._writing = b""
                 offload.pause(RETRY)
+        self._writing = b""
         self._busy = False
 
     def close(self) -> None:

@@ -1,0 +1,391 @@
+"""The daemon's parts one by one: pulses, channels, sockets, logs, privileges, saved files, pages of the queue."""
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+from daemon import free_ports
+from gevent import monkey
+
+from mta import log as log_module
+from mta import settings
+from mta.daemon import channel, listening, logs, privileges, waiting
+from mta.daemon.child import Child, Pulses
+from mta.daemon.control import Near
+from mta.daemon.watching import EVERY, Watch
+from mta.message.address import Address
+from mta.message.envelope import Envelope, Recipient
+from mta.settings import Listener
+
+TREE = Path(__file__).parent.parent
+PATIENCE = 10.0
+
+# -- children --------------------------------------------------------------------------------------------------------
+
+
+def test_pulses_are_seen_across_a_fork() -> None:
+    pulses = Pulses()
+    place = pulses.take()
+    code = monkey.get_original("os", "fork")()
+    if code == 0:
+        for _ in range(3):
+            pulses.beat(place)
+        os._exit(0)
+    os.waitpid(code, 0)
+    assert pulses.read(place) == 3
+    pulses.give_back(place)
+    assert pulses.take() != place, "the places are used in turn"
+
+
+def test_silence_is_counted_from_the_last_sign_of_life() -> None:
+    pulses = Pulses()
+    here, there = channel.pair()
+    child = Child(1, 0, 1, here, pulses.take())
+    now = child.started
+    assert child.silent_for(pulses, now + 1) == 0  # the first look
+    assert child.silent_for(pulses, now + 4) == 3
+    pulses.beat(child.pulse)
+    assert child.silent_for(pulses, now + 5) == 0
+    child.forgive(now + 9)
+    assert child.silent_for(pulses, now + 10) == 1
+    here.close()
+    there.close()
+
+
+def test_messages_keep_their_borders_and_an_end_is_noticed() -> None:
+    here, there = channel.pair()
+    assert here.take() is None
+    there.send(say="one")
+    there.send(say="two", more=["x" * 50_000])
+    assert here.take() == {"say": "one"}
+    assert here.take() == {"say": "two", "more": ["x" * 50_000]}
+    there.close()
+    with pytest.raises(channel.Ended):
+        here.take()
+    assert not here.send(do="anything")
+    here.close()
+
+
+def test_a_child_that_does_not_read_never_blocks_the_master() -> None:
+    here, there = channel.pair()
+    sent = 0
+    while here.send(do="adopt", folder="x" * 1000):
+        sent += 1
+        assert sent < 100_000
+    assert sent > 10
+    here.close()
+    there.close()
+
+
+# -- sockets ---------------------------------------------------------------------------------------------------------
+
+
+def addresses(*texts: str) -> list[Listener]:
+    return [Listener(address=text) for text in texts]
+
+
+@pytest.fixture
+def sockets() -> Iterator[listening.Listening]:
+    made = listening.Listening({})
+    yield made
+    made.close()
+
+
+def test_a_socket_for_each_slot_and_all_of_them_watched(sockets: listening.Listening) -> None:
+    ((_, bound),) = sockets.take(addresses("127.0.0.1:0"), 3)
+    assert len(bound.sockets) == 3
+    assert len(bound.names()) == 1, "port 0 became one port for all"
+    assert [bound.of(slot, 3) for slot in range(3)] == [[made] for made in bound.sockets]
+    first, second = bound.of(0, 2), bound.of(1, 2)
+    assert sorted(map(id, first + second)) == sorted(map(id, bound.sockets)), "fewer workers, the same sockets"
+
+
+def test_sockets_stay_over_a_reload_and_grow_with_the_workers(sockets: listening.Listening) -> None:
+    ((_, before),) = sockets.take(addresses("127.0.0.1:0"), 2)
+    ((_, after),) = sockets.take(addresses("127.0.0.1:0"), 4)
+    assert after.sockets[:2] == before.sockets
+    assert len(after.sockets) == 4 and after.names() == before.names()
+    ((_, fewer),) = sockets.take(addresses("127.0.0.1:0"), 1)
+    assert fewer.sockets == after.sockets
+
+
+def test_a_reload_that_is_given_up_leaves_nothing_open(sockets: listening.Listening) -> None:
+    (port,) = free_ports(1)
+    before = sockets.take(addresses("127.0.0.1:0"), 2)
+    ((_, grown), (_, other)) = sockets.take(addresses("127.0.0.1:0", f"127.0.0.1:{port}"), 3)
+    sockets.back_to(before)
+    assert [made.fileno() == -1 for made in grown.sockets] == [False, False, True]
+    assert [made.fileno() for made in other.sockets] == [-1, -1, -1]
+
+
+def test_all_addresses_or_none(sockets: listening.Listening) -> None:
+    free, taken = free_ports(2)
+    wanted = addresses(f"127.0.0.1:{free}", f"127.0.0.1:{taken}")
+    with socket.create_server(("127.0.0.1", taken)), pytest.raises(listening.ListenError, match="another program has"):
+        sockets.take(wanted, 2)
+    socket.create_server(("127.0.0.1", free)).close()
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("192.0.2.1:0", "Cannot assign requested address"),
+        ("no-such-host.invalid:25", "no-such-host.invalid"),
+        ("systemd:smtp", "systemd handed over no such socket"),
+    ],
+)
+def test_an_address_that_cannot_be_had(address: str, why: str, sockets: listening.Listening) -> None:
+    with pytest.raises(listening.ListenError, match=why) as error:
+        sockets.take(addresses(address), 1)
+    assert str(error.value).startswith(f"{address}: ")
+
+
+def test_both_families_by_one_address(sockets: listening.Listening) -> None:
+    ((_, bound),) = sockets.take(addresses("[::]:0"), 1)
+    port = bound.sockets[0].getsockname()[1]
+    for host in ("127.0.0.1", "::1"):
+        socket.create_connection((host, port), timeout=5).close()
+
+
+def test_systemds_sockets_by_address() -> None:
+    four = socket.create_server(("0.0.0.0", 0))
+    port = four.getsockname()[1]
+    other = socket.create_server(("127.0.0.1", 0))
+    sockets = listening.Listening({"mta": [four, other]})
+    ((_, bound),) = sockets.take(addresses(f"[::]:{port}"), 2)
+    assert bound.sockets == [four], "[::] stands for both families"
+    assert bound.of(0, 2) == bound.of(1, 2) == [four], "one socket for all workers"
+    assert sockets.unused() == [listening.name(other)]
+    sockets.close()
+    other.close()
+
+
+def test_unix_sockets_in_deep_folders(tmp_path: Path) -> None:
+    deep = tmp_path / ("x" * 60) / ("y" * 60)
+    deep.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+        with Near(str(deep / "control.sock")) as near:
+            server.bind(near)
+        server.listen()
+        with Near(str(deep / "control.sock")) as near:
+            client.connect(near)
+        assert (deep / "control.sock").is_socket()
+
+
+# -- logs ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[log_module.Log]:
+    made = log_module.Log()
+    monkeypatch.setattr(logs, "log", made)
+    before = list(logging.getLogger().handlers)
+    level = logging.getLogger().level
+    yield made
+    logging.getLogger().handlers = before
+    logging.getLogger().setLevel(level)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def until(true: Any) -> None:
+    end = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < end
+        gevent.sleep(0.01)
+
+
+def test_lines_of_a_loop_turn_go_out_together(own_log: log_module.Log, tmp_path: Path) -> None:
+    logs.in_child(settings.Log(to=[str(tmp_path / "a.log"), str(tmp_path / "b.log")]))
+    own_log.event("started", pid=1)
+    own_log.event("stopped", pid=1)
+    assert not lines(tmp_path / "a.log")
+    until(lambda: len(lines(tmp_path / "a.log")) == 2 and len(lines(tmp_path / "b.log")) == 2)
+
+
+def test_a_library_logs_into_the_same_file_with_the_same_fields(own_log: log_module.Log, tmp_path: Path) -> None:
+    logs.in_child(settings.Log(to=[str(tmp_path / "a.log")]))
+    try:
+        raise ValueError("why")
+    except ValueError:
+        logging.getLogger("some.library").exception("it %s", "broke")
+    logging.getLogger("some.library").debug("not this")
+    until(lambda: lines(tmp_path / "a.log"))
+    (line,) = lines(tmp_path / "a.log")
+    assert {name: line[name] for name in ("level", "event", "logger", "message")} == {
+        "level": "error",
+        "event": "library",
+        "logger": "some.library",
+        "message": "it broke",
+    }
+    assert line["time"].endswith("Z") and "ValueError: why" in line["exc_info"]
+
+
+def test_a_full_disk_blocks_nobody_and_what_is_lost_is_counted(
+    own_log: log_module.Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logs, "ROOM", 3000)
+    monkeypatch.setattr(logs, "RETRY", 0.05)
+    logs.in_child(settings.Log(to=[str(tmp_path / "a.log")]))
+    sink = own_log.sink
+    assert isinstance(sink, logs.Threaded)
+    written, full = sink.files, [True]
+
+    def files(text: bytes) -> None:
+        if full[0]:
+            raise OSError(28, "No space left on device")
+        written(text)
+
+    monkeypatch.setattr(sink, "files", files)
+    for n in range(50):
+        began = time.monotonic()
+        own_log.event("stopped", pid=n)
+        gevent.sleep(0)
+        assert time.monotonic() - began < 1
+    assert own_log.lost > 10
+    full[0] = False
+    until(lambda: lines(tmp_path / "a.log") and not sink._busy)
+    own_log.event("stopped", pid=99)
+    until(lambda: any(line["event"] == "log_lost" for line in lines(tmp_path / "a.log")))
+    told = lines(tmp_path / "a.log")
+    (lost,) = [line["lines"] for line in told if line["event"] == "log_lost"]
+    assert lost + len([line for line in told if line["event"] == "stopped"]) == 51
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_nothing_is_lost_at_the_end_of_a_process(own_log: log_module.Log, tmp_path: Path) -> None:
+    logs.in_child(settings.Log(to=[str(tmp_path / "a.log")]))
+    own_log.event("stopped", pid=1)
+    logs.finish()
+    assert len(lines(tmp_path / "a.log")) == 1
+
+
+def test_a_rotated_file_is_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = log_module.Files([str(tmp_path / "a.log")])
+    files(b"one\n")
+    (tmp_path / "a.log").rename(tmp_path / "a.log.1")
+    monkeypatch.setattr(files, "_looked", time.monotonic() - 2)
+    files(b"two\n")
+    assert (tmp_path / "a.log").read_bytes() == b"two\n"
+    assert (tmp_path / "a.log.1").read_bytes() == b"one\n"
+
+
+# -- the rest --------------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_file_is_told_once_when_it_stands_still(tmp_path: Path) -> None:
+    (tmp_path / "main.lua").write_text("-- 1")
+    (tmp_path / "notes.txt").write_text("")
+    watch = Watch(str(tmp_path))
+    now = 100.0
+
+    def look() -> bool:
+        nonlocal now
+        now += EVERY
+        return watch.changed(now)
+
+    assert not look()
+    (tmp_path / "main.lua").write_text("-- two")
+    assert [look(), look(), look()] == [False, True, False]
+    (tmp_path / "notes.txt").write_text("more")
+    (tmp_path / ".main.lua.swp").write_text("an editor's")
+    assert [look(), look()] == [False, False]
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "x.lua").write_text("")
+    assert [look(), look()] == [False, True]
+    (tmp_path / "main.lua").unlink()
+    assert [look(), look()] == [False, True]
+
+
+def test_pages_of_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "PAGE", 3)
+    mails = [
+        Envelope(f"id-{n}", recipients=[Recipient(Address("a", "b.test"), attempts=2, reply="451 later")], held="x" * n)
+        for n in range(7)
+    ]
+    pages = waiting.Pages()
+    page = pages.first(iter(mails))
+    found = page["mails"]
+    while page["cursor"]:
+        page = pages.next(page["cursor"])
+        found += page["mails"]
+    assert [mail["id"] for mail in found] == [f"id-{n}" for n in range(7)]
+    assert found[0]["recipients"] == [{"address": "a@b.test", "attempts": 2, "reply": "451 later"}]
+    assert "held" not in found[0] and found[2]["held"] == "xx"
+    assert pages.next(99) == {"mails": [], "cursor": 0}
+
+
+def test_lists_nobody_reads_on_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "PAGE", 1)
+    pages = waiting.Pages()
+    mails = [Envelope(f"id-{n}") for n in range(3)]
+    first = pages.first(iter(mails))["cursor"]
+    for _ in range(waiting.OPEN):
+        last = pages.first(iter(mails))["cursor"]
+    assert pages.next(first)["mails"] == []
+    assert pages.next(last)["mails"][0]["id"] == "id-1"
+
+
+@pytest.mark.parametrize(
+    ("user", "group", "why"),
+    [
+        ("nobody-here", "", "there is no user"),
+        ("root", "", "root is what"),
+        ("nobody", "no-group", "there is no group"),
+    ],
+)
+def test_who_cannot_be_become(user: str, group: str, why: str) -> None:
+    with pytest.raises(privileges.PrivilegeError, match=why):
+        privileges.account(user, group)
+
+
+def test_a_key_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(privileges.PrivilegeError, match=r"none\.pem: No such file or directory as user"):
+        privileges.readable([str(tmp_path / "none.pem")])
+
+
+def test_a_folder_is_not_given_away_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "link").symlink_to("target")
+    with pytest.raises(OSError):
+        privileges.give(str(tmp_path / "link"), os.getuid(), os.getgid())
+
+
+DROP = """
+import sys
+from mta.daemon import privileges
+uid, gid = privileges.account("nobody")
+privileges.drop(uid, gid)
+try:
+    open("/etc/shadow").close()
+except PermissionError:
+    print("dropped")
+"""
+
+
+@pytest.mark.needs(root=True)
+def test_root_is_gone_for_good() -> None:
+    done = subprocess.run([sys.executable, "-c", DROP], cwd=TREE, capture_output=True, text=True, check=False)
+    assert done.stdout == "dropped\n", done.stderr
+
+
+@pytest.mark.needs(root=True)
+def test_a_way_back_is_noticed() -> None:
+    with pytest.raises(privileges.PrivilegeError, match="did not change"):
+        privileges.check(65534, 65534)
+    half = DROP.replace(
+        "privileges.drop(uid, gid)", "import os; os.setegid(gid); os.seteuid(uid); privileges.check(uid, gid)"
+    )
+    done = subprocess.run([sys.executable, "-c", half], cwd=TREE, capture_output=True, text=True, check=False)
+    assert "user or groups did not change" in done.stderr
