@@ -74,6 +74,15 @@ def test_quoted_printable_reads_back(text: str) -> None:
     assert all(len(line) <= 76 for line in coded.split(b"\r\n"))
 
 
+@pytest.mark.parametrize(
+    "line", [b"x" * 300_000, b"=" * 200_000 + b"\r\n" + b"y" * 130_000, b"line of text \r\n" * 20_000]
+)
+def test_long_texts_are_encoded_in_pieces(line: bytes) -> None:
+    coded = encodings.quoted_printable(line)
+    assert b"".join(encodings.decode(coded, "quoted-printable")) == line
+    assert max(map(len, coded.split(b"\r\n"))) <= 76
+
+
 @pytest.mark.parametrize("size", [0, 1, encodings.PIECE - 1, encodings.PIECE, encodings.PIECE + 1, 3 * encodings.PIECE])
 @pytest.mark.parametrize("encoding", ["base64", "quoted-printable", "7bit", "nosuch"])
 def test_the_edges_of_pieces_do_not_show(size: int, encoding: str) -> None:
@@ -88,7 +97,9 @@ CHOSEN = [
     ("plain\r\n", "7bit"),
     ("ü" + "plain " * 10, "quoted-printable"),
     ("Grüße", "base64"),
-    ("x" * 999, "quoted-printable"),
+    ("x" * 998 + "\r\n" + "y" * 998, "7bit"),
+    ("x" * 998 + "\r\n" + "y" * 999, "quoted-printable"),
+    ("x" * 999 + "\r\n", "quoted-printable"),
     ("a\0b", "quoted-printable"),
     ("bare\nline", "base64"),
 ]

@@ -623,6 +623,14 @@ def test_bombs_take_as_long_as_they_are_long(bomb: Callable[[int], bytes]) -> No
     assert linear(look, bomb(100_000), bomb(1_000_000))
 
 
+@pytest.mark.parametrize("before", range(-6, 7))
+def test_a_boundary_anywhere_in_a_large_mail(before: int) -> None:
+    head = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\n"
+    raw = head + b"x" * ((4 << 20) + before) + b"\r\n--b\r\n\r\nsecond\r\n--b--\r\n"
+    first, second = Message(raw).root.parts
+    assert (first.size, bytes(second.content)) == ((4 << 20) + before, b"second")
+
+
 def test_a_change_in_a_large_mail_copies_none_of_it() -> None:
     content = build.file(bytes(8_000_000), filename="zeros.bin")
     raw = b"MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\nhi\r\n--b\r\n" + content

@@ -15,6 +15,7 @@ PIECE = 57 * 1024  # bytes; a multiple of 57, the content of one base64 line
 IDENTITY = ("", "7bit", "8bit", "binary")  # what encodes nothing
 
 _NOT_BASE64 = bytes(set(range(256)) - set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="))
+_EIGHT_BIT = bytes(range(128, 256))
 _ODD = re.compile(rb"[^A-Za-z0-9+/=\s]")
 _BLANKS = re.compile(rb"(?<![ \t])[ \t]+(?=\r?\n)")
 
@@ -88,7 +89,9 @@ def _lines(content: Buffer) -> Iterator[bytes]:
 def _quoted_printable(content: Buffer) -> Iterator[bytes]:
     """Blanks at the end of a line were added on the way (RFC 2045 6.7 rule 3); "=" that means nothing stays."""
     for piece in _lines(content):
-        yield binascii.a2b_qp(_BLANKS.sub(b"", piece))
+        if b" \r\n" in piece or b"\t\r\n" in piece or b" \n" in piece or b"\t\n" in piece:
+            piece = _BLANKS.sub(b"", piece)
+        yield binascii.a2b_qp(piece)
 
 
 def _uuencode(content: Buffer) -> Iterator[bytes]:
@@ -129,8 +132,15 @@ def base64(content: Buffer) -> list[bytes]:
 
 def quoted_printable(content: bytes) -> bytes:
     """Text with CRLF line ends as quoted-printable, lines of at most 76 characters."""
-    coded = binascii.b2a_qp(content.replace(b"\r\n", b"\n"), istext=True)
-    return coded.replace(b"\r", b"=0D").replace(b"\n", b"\r\n")
+    out = []
+    for piece in _lines(content):
+        coded = binascii.b2a_qp(piece.replace(b"\r\n", b"\n"), istext=True)
+        out.append(coded.replace(b"\r", b"=0D").replace(b"\n", b"\r\n"))
+        if not piece.endswith(b"\n"):  # a line too long for a piece goes on
+            out.append(b"=\r\n")
+    if out and out[-1] == b"=\r\n":
+        out.pop()
+    return b"".join(out)
 
 
 def encode(content: bytes, encoding: str) -> bytes:
@@ -147,10 +157,22 @@ def text_lines(text: str) -> str:
 
 def choose(content: bytes) -> str:
     """The encoding for text with CRLF line ends that survives any way (7-bit, lines of 998: RFC 5322 2.1.1)."""
-    bare = content.count(b"\r\n")
-    if content.count(b"\r") != bare or content.count(b"\n") != bare:
-        return "base64"
-    if content.isascii() and b"\0" not in content and max(map(len, content.split(b"\r\n"))) <= 998:
+    odd, nul = 0, False
+    for piece in _lines(content):
+        ends = piece.count(b"\r\n")
+        if piece.count(b"\r") != ends or piece.count(b"\n") != ends:
+            return "base64"
+        odd += 0 if piece.isascii() else len(piece) - len(piece.translate(None, _EIGHT_BIT))
+        nul = nul or b"\0" in piece
+    if not odd and not nul and _short_lines(content):
         return "7bit"
-    odd = len(content) - len(content.translate(None, bytes(range(128, 256))))
     return "base64" if odd * 4 > len(content) else "quoted-printable"
+
+
+def _short_lines(content: bytes) -> bool:
+    at = 0
+    while len(content) - at > 998:
+        at = content.rfind(b"\r\n", at, at + 1000) + 2
+        if at < 2:
+            return False
+    return True

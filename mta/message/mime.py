@@ -426,7 +426,7 @@ class Part:
         part: Part | None = new or self
         while part is not None and part.parent is not None:
             part = part.parent
-            if part._boundary and b"--" + part._boundary in text:
+            if part._boundary and multipart.search(text, b"--" + part._boundary, 0, len(text)) >= 0:
                 part._boundary = part._unused_boundary()
                 for child in part.parts:
                     child._lead = None

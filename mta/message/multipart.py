@@ -22,6 +22,7 @@ TOO_MANY = "too many parts"
 TOO_LONG = "too long to split"
 CUT = (TOO_MANY, TOO_LONG)  # the last part is all the rest
 
+_STEP = 4 << 20
 _CLOSE = re.compile(rb"(--)?[ \t]*(?:\r\n|\Z)")  # what may follow a boundary on its line
 
 Line = tuple[int, int]  # from where to where a boundary line reaches, the CRLF before it and the one after it included
@@ -44,6 +45,16 @@ class Found(NamedTuple):
     flaw: str
 
 
+def search(raw: Raw, wanted: bytes, start: int, stop: int) -> int:
+    """raw.find, in steps short enough for others to have their turn in between."""
+    while start < stop:
+        found = raw.find(wanted, start, min(stop, start + _STEP + len(wanted)))
+        if found >= 0:
+            return found
+        start += _STEP
+    return -1
+
+
 def find(raw: Raw, body: int, stop: int, boundary: bytes, budget: Budget) -> Found:
     """The parts in raw[body:stop]. Something that only begins like the boundary is text."""
     line = b"\r\n--" + boundary
@@ -53,7 +64,7 @@ def find(raw: Raw, body: int, stop: int, boundary: bytes, budget: Budget) -> Fou
     flaw = ""
     at = body - 2  # the header's empty line may be the CRLF of the first boundary
     while True:
-        found = raw.find(line, max(at, 0), stop)
+        found = search(raw, line, max(at, 0), stop)
         budget.bytes -= (stop if found < 0 else found) - at + 1000
         if found < 0:
             flaw = NOT_CLOSED if lead else NOT_FOUND
@@ -74,7 +85,7 @@ def find(raw: Raw, body: int, stop: int, boundary: bytes, budget: Budget) -> Fou
         at = end.end() - 2 if raw[end.end() - 2 : end.end()] == b"\r\n" else end.end()
         if end[1]:
             tail, lead = lead, None
-            flaw = CLOSED_TWICE if raw.find(line, at, stop) >= 0 else ""
+            flaw = CLOSED_TWICE if search(raw, line, at, stop) >= 0 else ""
             break
     if lead is not None:
         parts.append((lead, stop))
@@ -89,5 +100,5 @@ def unused(raws: Iterable[Raw], known: Collection[bytes]) -> bytes:
     while True:
         seed = hashlib.sha256(seed).digest()
         boundary = b"=_" + seed.hex()[:32].encode()
-        if boundary not in known and all(raw.find(boundary) < 0 for raw in raws):
+        if boundary not in known and all(search(raw, boundary, 0, len(raw)) < 0 for raw in raws):
             return boundary
