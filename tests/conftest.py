@@ -17,6 +17,8 @@ import shutil  # noqa: E402
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 
+# Programs whose package has another name.
+_PACKAGES = {"smtp-sink": "postfix", "smtp-source": "postfix", "gpg": "gnupg", "systemd-analyze": "systemd"}
 _PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"  # where servers live; not on everyone's path
 
 hypothesis.settings.register_profile("short", deadline=None, max_examples=100)
@@ -44,6 +46,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if missing and os.environ.get("CI") == "true":
             pytest.fail(f"not installed here: {', '.join(missing)} (.ci/run installs them)", pytrace=False)
         if missing:
-            pytest.skip(f"needs {', '.join(missing)}: apt-get install {' '.join(missing)}")
+            packages = dict.fromkeys(_PACKAGES.get(name, name) for name in missing)
+            pytest.skip(f"needs {', '.join(missing)}: apt-get install {' '.join(packages)}")
         if mark.kwargs.get("root") and os.geteuid() != 0:
             pytest.skip("needs root")
