@@ -1,6 +1,7 @@
 """Encoded words and charsets: whatever a header says is readable text, and text is written so that it comes back."""
 
 import email.header
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -140,3 +141,12 @@ BOMBS = {
 def test_bombs_take_as_long_as_they_are_long(bomb) -> None:  # type: ignore[no-untyped-def]
     assert linear(words.decode, bomb(45_000), bomb(450_000))
     assert len(words.decode(bomb(450_000))) < 2_000_000
+
+
+def test_half_a_megabyte_of_encoded_words_takes_a_few_megabytes() -> None:
+    value = "=?utf-8?q?=C3=BC?= " * 24_000
+    tracemalloc.start()
+    words.decode(value)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * len(value)
