@@ -10,6 +10,7 @@ import socket
 import struct
 import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -17,8 +18,10 @@ import pytest
 from receiving import KeptInMemory, PythonRules, Receiving, refusing, reply, until
 
 from mta import settings
+from mta.message.ids import Ids
 from mta.message.reply import Reply
 from mta.rules.verdict import Verdict
+from mta.spool.journal import JournalSpool
 
 HELLO = ("EHLO x.example", "MAIL FROM:<a@b.example>", "RCPT TO:<jones@example.test>", "DATA")
 
@@ -125,6 +128,21 @@ def test_ten_megabytes_pass_byte_for_byte_and_hold_nobody_up() -> None:
         assert max(waits) < 0.25
         assert [body.state for body in server.spool.bodies] == ["finished"]
         assert server.receiver.budget.held == 0
+
+
+def test_ten_megabytes_through_the_journal(tmp_path: Path) -> None:
+    mail = b"Subject: big\r\n\r\n" + b"".join(b"%076d\r\n" % n for n in range(130_000))
+    spool = JournalSpool(settings.Spool(path=str(tmp_path)), Ids().writer)
+    with Receiving(spool=spool) as server:
+        client, replies = begin_mail(server)
+        client.sendall(mail + b".\r\n")
+        assert reply(replies).startswith(b"250 2.0.0 Kept as ")
+        client.close()
+        [leased] = spool.claim(time.time() + 1, 10)
+        assert leased.message.file is not None
+        received, found, rest = bytes(leased.message).partition(b"Subject: big\r\n")
+        assert received.startswith(b"Received: from ") and found + rest == mail
+    spool.close()
 
 
 def test_a_large_mail_that_is_refused_leaves_no_file() -> None:

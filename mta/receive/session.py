@@ -125,10 +125,12 @@ class Session:
             self.stream.linger()
 
     def last_words(self, reply: Reply) -> None:
-        self.stream.deadline = clock.monotonic() + 1.0
         try:
+            self.stream.deadline = clock.monotonic() + 1.0
             self.stream.send(reply.wire)
-        except (Gone, TimedOut):
+            if not self.idle:
+                self.stream.linger(1.0)  # it may be in the middle of something
+        except (Gone, TimedOut, Draining):
             pass
 
     def leave(self, reason: str) -> None:
@@ -236,6 +238,7 @@ class Session:
         return Reply(250, "", "\n".join([said.text, *self.door.offers(encrypted)]))
 
     def starttls(self, rest: str) -> Reply | None:
+        self.stage = "starttls"
         if rest:
             raise Refused("501 5.5.4 STARTTLS stands alone")
         if self.client.tls:
