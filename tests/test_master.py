@@ -2,7 +2,9 @@
 
 import os
 import signal
+import smtplib
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -210,13 +212,10 @@ def test_a_bad_file_keeps_the_old_one_and_says_why(tmp_path: Path) -> None:
         server.file.write_text(server.file.read_text() + "\n[smtp]\nmax_sise = 4\n")
         said = server.reload(code=1)
         assert "[smtp] there is no setting max_sise; did you mean max_size?" in said
-        server.configure('[server]\nname = "mx.example.test"\nworkers = 2\nrun = "elsewhere"\n')
-        server.file.rename(tmp_path / "new.toml")
-        server.file.write_text("[server]\n")  # the command must find the old folder
-        assert "server.workers" not in server.reload()
-        (event,) = server.events("reload_failed")
-        assert "max_sise" in event["error"]
-        assert server.workers()["registry"] == before["registry"]
+        server.configure('[store]\npath = "elsewhere"\n')
+        assert "store.path cannot change while the server runs; restart it" in server.reload(code=1)
+        assert ["max_sise" in event["error"] for event in server.events("reload_failed")] == [True, False]
+        assert server.workers() == before
 
 
 def test_rules_that_do_not_load_keep_the_old_ones(tmp_path: Path) -> None:
@@ -437,3 +436,39 @@ def becomes_nobody(tmp_path: Path) -> None:
             assert client.noop()[0] == 250
         server.configure(config + "[smtp]\nmax_errors = 3\n")
         server.reload()
+
+
+def certificate(folder: Path, name: str) -> None:
+    words = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2".split()
+    files = ["-keyout", folder / "key.pem", "-out", folder / "chain.pem"]
+    subprocess.run([*words, *files, "-subj", f"/CN={name}"], check=True, capture_output=True)
+
+
+def shown(port: int) -> bytes:
+    """The certificate a client is shown, in DER."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with smtplib.SMTP("127.0.0.1", port, timeout=10) as client:
+        client.starttls(context=context)
+        assert isinstance(client.sock, ssl.SSLSocket)
+        return client.sock.getpeercert(True) or b""
+
+
+@pytest.mark.needs("openssl")
+def test_a_renewed_certificate_is_shown_after_a_reload_by_every_worker(tmp_path: Path) -> None:
+    certificate(tmp_path, "one.test")
+    config = '[[listener]]\naddress = "127.0.0.1:0"\ntls = { certificate = "chain.pem", key = "key.pem" }\n'
+    with Server(tmp_path, config) as server:
+        port = server.port
+        assert b"one.test" in shown(port)
+        certificate(tmp_path, "two.test")
+        assert b"one.test" in shown(port)
+        server.reload()
+        assert all(b"two.test" in shown(port) for _ in range(6))
+        for name in ("worker 0", "worker 1"):  # what is forked later shows it too
+            os.kill(server.workers()[name], signal.SIGKILL)
+            server.until(lambda: len(server.workers()) == 3, "it was not replaced")
+        assert all(b"two.test" in shown(port) for _ in range(6))
+        (tmp_path / "key.pem").write_text("no key\n")
+        assert "key.pem" in server.reload(code=1)
+        assert b"two.test" in shown(port)

@@ -14,6 +14,7 @@ Until "then", what was in force stays in force; a reload that ends before it cha
 
 from __future__ import annotations
 
+import operator
 import time
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from mta.daemon.master import Master
 
 PATIENCE = 30.0  # seconds for new workers or new rules to be ready
-FIXED = ("run", "user", "group")  # of [server]: what only a restart changes
+FIXED = ("server.run", "server.user", "server.group", "store.path", "store.memory")  # what only a restart changes
 
 
 class Change:
@@ -78,8 +79,9 @@ class Reloads:
     def _check(self, wanted: Settings) -> None:
         master = self.master
         for name in FIXED:
-            if getattr(wanted.server, name) != getattr(master.settings.server, name):
-                raise ValueError(f"{master.config.path}: server.{name} cannot change while the server runs; restart it")
+            value = operator.attrgetter(name)
+            if value(wanted) != value(master.settings):
+                raise ValueError(f"{master.config.path}: {name} cannot change while the server runs; restart it")
         privileges.readable(certificates(wanted))
         contexts(wanted, {})  # a pair that does not fit is refused before any worker sees it
 
@@ -129,6 +131,7 @@ class Reloads:
         if change is None:
             return
         if change.new is None and change.step == "prepared":
+            contexts(master.settings, master.generation.contexts)  # for workers that are yet to be forked
             ready = list(master.workers(state="ready"))
             change.step, change.waiting = "in force", {child.pid for child in ready}
             for child in ready:
