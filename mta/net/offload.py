@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import gevent
 from gevent import get_hub, getcurrent, monkey
@@ -27,7 +27,17 @@ SWITCH = 0.0005  # seconds a thread may keep the interpreter: the default of 5 m
 
 def run(function: Callable[..., T], *args: Any) -> T:
     """Call `function` in a thread, park the greenlet meanwhile, and return or raise what it did."""
-    return get_hub().threadpool.apply(function, args)
+    result, error = get_hub().threadpool.apply(_caught, (function, args))
+    if error is not None:
+        raise error
+    return cast(T, result)
+
+
+def _caught(function: Callable[..., T], args: tuple[Any, ...]) -> tuple[T | None, BaseException | None]:
+    try:
+        return function(*args), None
+    except BaseException as error:  # the pool would print it
+        return None, error
 
 
 def background(function: Callable[..., Any], *args: Any) -> None:

@@ -7,6 +7,7 @@ its folder is adopted: it died before its commit.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -34,6 +35,7 @@ class Bodies:
         self._of: dict[str, str] = {}  # id -> name
         self._users: dict[str, int] = {}  # name -> mails
         self._unsynced: set[str] = set()
+        self._spoiled: set[str] = set()  # their sync failed
 
     def new_name(self) -> str:
         self._count += 1
@@ -54,12 +56,16 @@ class Bodies:
 
     def sync(self, name: str) -> None:
         """Make a finished file durable, with its name. Off the loop. Raises OSError; then it is never tried again."""
+        if name in self._spoiled:
+            raise OSError(errno.EIO, f"{name} could not be made durable before")
+        self._spoiled.add(name)
         fd = self.disk.open(self.path(name))
         try:
             self.disk.sync(fd)
         finally:
             self.disk.close(fd)
         self.disk.sync_folder(self.where[name])
+        self._spoiled.discard(name)
         self._unsynced.discard(name)
 
     def store(self, name: str, buffers: Sequence[Buffer]) -> None:

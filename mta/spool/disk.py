@@ -10,6 +10,7 @@ import fcntl
 import mmap
 import os
 from collections.abc import Sequence
+from posix import close as _close  # os.close, as gevent patches it, closes folders late: a lock would be held on
 
 Buffers = Sequence[bytes | memoryview]
 
@@ -40,7 +41,7 @@ class Disk:
         try:
             os.fsync(fd)
         finally:
-            os.close(fd)
+            _close(fd)
 
     def lock(self, path: str) -> int | None:
         """Hold a folder until the fd is closed (also by our death); None if another process holds it."""
@@ -48,10 +49,10 @@ class Disk:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.close(fd)
+            _close(fd)
             return None
         except BaseException:
-            os.close(fd)
+            _close(fd)
             raise
         return fd
 
@@ -69,7 +70,7 @@ class Disk:
         return os.open(path, (os.O_RDWR if write else os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     def close(self, fd: int) -> None:
-        os.close(fd)
+        _close(fd)
 
     def size(self, fd: int) -> int:
         return os.fstat(fd).st_size
@@ -110,7 +111,7 @@ class Disk:
         try:
             return mmap.mmap(fd, 0, access=mmap.ACCESS_READ) if os.fstat(fd).st_size else b""
         finally:
-            os.close(fd)
+            _close(fd)
 
     def shared(self, path: str, size: int) -> bytearray | mmap.mmap:
         """New memory that outlives this process as a file. It is written, not just allocated: a full disk met at a
@@ -120,4 +121,4 @@ class Disk:
             self.write(fd, [bytes(size)], 0)
             return mmap.mmap(fd, size)
         finally:
-            os.close(fd)
+            _close(fd)

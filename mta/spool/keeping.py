@@ -137,7 +137,9 @@ class Keeper:
                     size += sizes[entry.id]
             if some:
                 offload.pause(self._move(some, unreadable) / self.rate)
-        if unreadable and set(unreadable) >= self._leaning(segment):
+        leaning = self._leaning(segment) if segment.live else set()
+        unreadable.update((id, "its record is damaged") for id in leaning.difference(sizes))
+        if leaning and leaning <= set(unreadable):
             self._set_aside(segment, unreadable)
             return True
         return segment.live == 0 and not segment.readers

@@ -169,6 +169,7 @@ def scan(data: bytes, mark: bytes) -> Iterator[Found | Damage]:
                 if first >= 0:
                     yield Damage(first, "a record is not whole", last=True)
                 return
+            at = first if first < good.at else aligned(at)
             yield Damage(at, f"{good.at - at} bytes are no record", last=False)
             found = good
         yield found

@@ -1,0 +1,826 @@
+"""The journal when something goes wrong: full and failing disks, dead processes, damaged files, old mail in the way."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import msgspec
+import pytest
+
+from mta import log
+from mta.message.address import Address
+from mta.message.envelope import Envelope, Recipient
+from mta.message.message import Message
+from mta.message.reply import Refused
+from mta.settings import Spool as Settings
+from mta.spool import keeping, records
+from mta.spool.disk import Buffers, Disk
+from mta.spool.index import Entry, Index
+from mta.spool.journal import JournalSpool
+from mta.spool.recovery import read, recover
+from mta.spool.spool import POISON, Mail, Settled
+
+SEGMENT = 64 << 10
+
+
+class Faulty(Disk):
+    """A disk that fails when told: `fail(kind, path)` returns an errno, or a number of bytes to write ("short", n)."""
+
+    def __init__(self) -> None:
+        self.fail: Callable[[str, str], Any] = lambda kind, path: None
+        self.space: int | None = None
+        self.done: list[tuple[str, str]] = []
+
+    def _told(self, kind: str, path: str) -> None:
+        self.done.append((kind, os.path.basename(path)))
+        error = self.fail(kind, path)
+        if error:
+            raise OSError(error, os.strerror(error), path)
+
+    def _path(self, fd: int) -> str:
+        return os.readlink(f"/proc/self/fd/{fd}")
+
+    def free(self, path: str) -> int:
+        return super().free(path) if self.space is None else self.space
+
+    def allocate(self, fd: int, size: int) -> None:
+        self._told("allocate", self._path(fd))
+        super().allocate(fd, size)
+
+    def write(self, fd: int, buffers: Buffers, at: int) -> None:
+        path = self._path(fd)
+        error = self.fail("write", path)
+        if isinstance(error, tuple):
+            os.pwrite(fd, b"".join(buffers)[: error[1]], at)
+            raise OSError(errno.ENOSPC, "short")
+        self.done.append(("write", os.path.basename(path)))
+        if error:
+            raise OSError(error, os.strerror(error), path)
+        super().write(fd, buffers, at)
+
+    def sync(self, fd: int) -> None:
+        self._told("sync", self._path(fd))
+        super().sync(fd)
+
+    def sync_folder(self, path: str) -> None:
+        self._told("sync_folder", path)
+        super().sync_folder(path)
+
+    def read(self, fd: int, size: int, at: int) -> bytes:
+        self._told("read", self._path(fd))
+        return super().read(fd, size, at)
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
+    lines: list[dict[str, Any]] = []
+    monkeypatch.setattr(log.log, "sink", lambda text: lines.extend(map(msgspec.json.decode, text.splitlines())))
+    yield lines
+
+
+@pytest.fixture
+def disk() -> Faulty:
+    return Faulty()
+
+
+Make = Callable[..., JournalSpool]
+
+
+@pytest.fixture
+def make(tmp_path: Path, disk: Faulty) -> Iterator[Make]:
+    made: list[JournalSpool] = []
+
+    def new(name: str = "w1", **more: Any) -> JournalSpool:
+        settings = Settings(path=str(tmp_path), segment=SEGMENT, **{"min_free": 0, **more})
+        made.append(JournalSpool(settings, name, disk))
+        made[-1]._keeper.rate = 1e12
+        return made[-1]
+
+    yield new
+    disk.fail = lambda kind, path: None
+    for spool in made:
+        spool.close()
+
+
+def mail(id: str, size: int = 100, next_try: float = 0.0, **more: Any) -> Mail:
+    fields: dict[str, Any] = {"sender": Address("ann", "a.test"), "recipients": [Recipient(Address("bob", "b.test"))]}
+    text = f"Subject: {id}\r\n\r\n".encode() + id.encode() * (size // len(id)) + b"\r\n"
+    return Mail(Envelope(id=id, next_try=next_try, **{**fields, **more}), Message(text))
+
+
+def content(id: str, size: int = 100) -> bytes:
+    return bytes(mail(id, size).message)
+
+
+def ids(spool: JournalSpool) -> list[str]:
+    return sorted(e.id for e in spool.find())
+
+
+def die(spool: JournalSpool) -> str:
+    """End as a killed process does: nothing is tidied, the lock is gone. Its folder."""
+    spool._closed = True
+    spool._keeper.end()
+    spool._batch.close()
+    gevent.sleep(0.01)
+    spool._disk.close(spool._lock)
+    spool.close = lambda: None  # type: ignore[method-assign]
+    return spool._folder
+
+
+def settle_down(spool: JournalSpool) -> None:
+    for _ in range(500):
+        gevent.sleep(0.002)
+        if not spool._keeper._running:
+            return
+    raise AssertionError("the keeper runs on and on")
+
+
+# -- a dead process --------------------------------------------------------------------------------------------------
+
+
+def test_what_a_dead_process_left_is_delivered_by_another(make: Make, tmp_path: Path, events: list) -> None:
+    one = make("w1")
+    one.commit(add=[mail("a-1.1"), mail("a-2.1", 5000, 500.0), mail("a-3.1", held="quarantine x")])
+    one.commit(drop=["a-1.1"])
+    body = one.body()
+    body.write(b"Subject: large\r\n\r\n" + b"x" * 300_000)
+    large = body.finish()
+    large.headers.prepend("Received", "here")
+    one.commit(add=[Mail(mail("a-4.1").envelope, large)])
+    wanted = bytes(large)
+    folder = die(one)
+    two = make("w2")
+    told: list[int] = []
+    two.on_due = lambda: told.append(1)
+    assert two.adopt(folder)
+    assert told
+    assert not os.path.exists(folder)
+    assert ids(two) == ["a-2.1", "a-3.1", "a-4.1"]
+    (got,) = two.claim(100.0, 10)
+    assert got.envelope.id == "a-4.1" and bytes(got.message) == wanted
+    assert two.next_due() == 500.0
+    assert bytes(two.open("a-2.1")) == content("a-2.1", 5000)
+    counts = two.counts()
+    assert (counts["mails"], counts["leased"], counts["held"]) == (3, 1, 1)
+    (event,) = [e for e in events if e["event"] == "spool_recovered"]
+    assert event["writer"] == "w1" and event["mails"] == 3
+    two.commit(drop=["a-2.1", "a-3.1", "a-4.1"])
+    settle_down(two)
+    assert os.listdir(two._folder) and "w1" not in os.listdir(two._folder)
+    assert os.listdir(two._bodies.folder) == []
+
+
+def test_adopted_again_and_again(make: Make) -> None:
+    spool = make("w1")
+    spool.commit(add=[mail("a-1.1"), mail("a-2.1")])
+    for n in range(2, 6):
+        folder = die(spool)
+        spool = make(f"w{n}")
+        assert spool.adopt(folder)
+        spool.commit(add=[mail(f"a-{n + 1}.1")], drop=[f"a-{n}.1"])
+    assert ids(spool) == ["a-1.1", "a-6.1"]
+    assert {e.id for e in read(os.path.dirname(spool._folder))} == {"a-1.1", "a-6.1"}
+
+
+def test_a_folder_is_adopted_once_and_only_when_nobody_holds_it(make: Make) -> None:
+    one, two, three = make("w1"), make("w2"), make("w3")
+    one.commit(add=[mail("a-1.1")])
+    assert two.adopt(one._folder) is False
+    folder = die(one)
+    adopted = [gevent.spawn(spool.adopt, folder) for spool in (two, three)]
+    gevent.joinall(adopted)
+    assert sorted(g.value for g in adopted) == [False, True]
+    assert ids(two) + ids(three) == ["a-1.1"]
+    assert two.adopt(folder) is False
+
+
+def test_an_empty_folder_goes_at_the_end_and_one_with_mail_stays(make: Make, tmp_path: Path) -> None:
+    one, two = make("w1"), make("w2")
+    one.commit(add=[mail("a-1.1")])
+    two.commit(add=[mail("b-1.1")])
+    two.commit(drop=["b-1.1"])
+    one.close()
+    two.close()
+    assert os.listdir(tmp_path) == ["w1"]
+    three = make("w3")
+    assert three.adopt(str(tmp_path / "w1"))
+    assert ids(three) == ["a-1.1"]
+
+
+def test_a_half_made_folder_is_removed(make: Make, tmp_path: Path) -> None:
+    (tmp_path / ".new-w9" / "bodies").mkdir(parents=True)
+    (tmp_path / ".new-w9" / "00000001-0011223344556677.seg").write_bytes(b"")
+    spool = make("w1")
+    assert spool.adopt(str(tmp_path / ".new-w9"))
+    assert os.listdir(tmp_path) == ["w1"]
+
+
+def test_a_body_that_died_before_its_commit_is_removed(make: Make) -> None:
+    one = make("w1")
+    body = one.body()
+    body.write(b"x" * 400_000)
+    body.finish()
+    lost = one.body()
+    lost.write(b"y" * 400_000)
+    kept = one.body()
+    kept.write(b"z" * 400_000)
+    one.commit(add=[Mail(mail("a-1.1").envelope, kept.finish())])
+    assert len(os.listdir(one._bodies.folder)) == 3
+    folder = die(one)
+    two = make("w2")
+    assert two.adopt(folder)
+    assert len(os.listdir(os.path.join(two._folder, "w1", "bodies"))) == 1
+    assert bytes(two.open("a-1.1")) == b"z" * 400_000
+
+
+def test_two_mails_of_one_body(make: Make) -> None:
+    spool = make("w1")
+    body = spool.body()
+    body.write(b"Subject: both\r\n\r\n" + b"z" * 400_000)
+    one = body.finish()
+    spool.commit(add=[Mail(mail("a-1.1").envelope, one), Mail(mail("a-2.1").envelope, one)])
+    spool.commit(drop=["a-1.1"])
+    gevent.sleep(0.05)
+    assert bytes(spool.open("a-2.1")) == bytes(one)
+    spool.commit(drop=["a-2.1"])
+    gevent.sleep(0.05)
+    assert os.listdir(spool._bodies.folder) == []
+
+
+def test_a_body_changed_inside_gets_a_file_of_its_own(make: Make) -> None:
+    spool = make("w1")
+    body = spool.body()
+    body.write(b"Subject: x\r\n\r\n" + b"line\r\n" * 100_000)
+    spool.commit(add=[Mail(mail("a-1.1").envelope, body.finish())])
+    (got,) = spool.claim(100.0, 1)
+
+    class Changed(Message):
+        def layout(self) -> list:
+            whole = super().layout()[0]
+            return [type(whole)(0, 14), b"LINE", type(whole)(18, whole.stop)]
+
+        changed = property(lambda self: True)  # type: ignore[assignment]
+        size = property(lambda self: len(self.raw))  # type: ignore[assignment]
+
+    spool.commit(settle=[Settled(got.envelope, Changed(got.message.raw, got.message.file))])
+    assert bytes(spool.open("a-1.1"))[:20] == b"Subject: x\r\n\r\nLINE\r\n"
+    gevent.sleep(0.05)
+    assert len(os.listdir(spool._bodies.folder)) == 1
+
+
+# -- poison ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_mail_in_hand_at_two_deaths_is_held(make: Make, events: list) -> None:
+    spool = make("w1")
+    spool.commit(add=[mail("a-1.1"), mail("a-2.1"), mail("a-3.1", next_try=50.0)])
+    for n in (2, 3):
+        claimed = [m.envelope.id for m in spool.claim(10.0, 10)]
+        if "a-2.1" in claimed:
+            spool.release("a-2.1")
+        assert "a-1.1" in claimed
+        folder = die(spool)
+        spool = make(f"w{n}")
+        assert spool.adopt(folder)
+    there = {e.id: (e.deaths, e.held) for e in spool.find()}
+    assert there == {"a-1.1": (2, POISON), "a-2.1": (0, ""), "a-3.1": (0, "")}
+    assert [m.envelope.id for m in spool.claim(100.0, 10)] == ["a-2.1", "a-3.1"]
+    (event,) = [e for e in events if e["event"] == "held"]
+    assert event["mail"] == "a-1.1" and "poison" in event["reason"]
+    folder = die(spool)
+    spool = make("w9")
+    assert spool.adopt(folder)
+    assert {e.id: e.held for e in spool.find()}["a-1.1"] == POISON
+
+
+def test_suspects_are_given_out_one_at_a_time(make: Make) -> None:
+    spool = make("w1")
+    spool.commit(add=[mail(f"a-{n}.1") for n in range(5)])
+    assert len(spool.claim(10.0, 10)) == 5
+    folder = die(spool)
+    spool = make("w2")
+    assert spool.adopt(folder)
+    spool.commit(add=[mail("b-1.1", next_try=5.0)])
+    first = [m.envelope.id for m in spool.claim(10.0, 10)]
+    assert first == ["a-0.1", "b-1.1"]
+    assert spool.claim(10.0, 10) == [] and spool.next_due() is None
+    spool.commit(drop=["a-0.1"])
+    assert spool.next_due() == 0.0
+    assert [m.envelope.id for m in spool.claim(10.0, 10)] == ["a-1.1"]
+    spool.release("a-1.1", 20.0)
+    assert [m.envelope.id for m in spool.claim(10.0, 10)] == ["a-2.1"]
+
+
+def test_a_clean_end_is_no_death(make: Make, tmp_path: Path) -> None:
+    one = make("w1")
+    one.commit(add=[mail("a-1.1")])
+    one.claim(10.0, 1)
+    one.close()
+    two = make("w2")
+    assert two.adopt(str(tmp_path / "w1"))
+    assert [e.deaths for e in two.find()] == [0]
+
+
+def test_the_note_survives_a_kill_and_nothing_acknowledged_is_missing(make: Make, tmp_path: Path) -> None:
+    script = """
+import sys
+from gevent import monkey; monkey.patch_all()
+import gevent
+from mta.message.envelope import Envelope
+from mta.message.message import Message
+from mta.settings import Spool
+from mta.spool.journal import JournalSpool
+from mta.spool.spool import Mail
+spool = JournalSpool(Spool(path=sys.argv[1], segment=65536, min_free=0), "child")
+spool.commit(add=[Mail(Envelope(id="first-1.1"), Message(b"in hand"))])
+spool.claim(1.0, 1)
+def live(name):
+    for n in range(100000):
+        id = f"c-{name}.{n}"
+        spool.commit(add=[Mail(Envelope(id=id, next_try=5.0), Message(id.encode() * 50))])
+        print("+", id, flush=True)
+        if n % 2:
+            print("?", id, flush=True)
+            spool.commit(drop=[id])
+            print("-", id, flush=True)
+for name in range(8):
+    gevent.spawn(live, name)
+gevent.sleep(30)
+"""
+    child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    lines = [child.stdout.readline() for _ in range(500)]
+    child.kill()
+    lines += child.stdout.read().splitlines(keepends=True)
+    child.wait()
+    words = [line.split() for line in lines if line.endswith("\n")]
+    kept = {id for word, id in words if word == "+"}
+    perhaps = {id for word, id in words if word == "?"}
+    gone = {id for word, id in words if word == "-"}
+    spool = make("w1")
+    assert spool.adopt(str(tmp_path / "child"))
+    there = {e.id: e for e in spool.find()}
+    assert kept - perhaps <= set(there)
+    assert not gone & set(there)
+    assert there["first-1.1"].deaths == 1
+    for id in list(kept - perhaps)[:50]:
+        assert bytes(spool.open(id)) == id.encode() * 50
+
+
+# -- disks that fail -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["write", "sync"])
+def test_one_error_is_written_again_elsewhere_and_nobody_notices(
+    make: Make, disk: Faulty, kind: str, events: list
+) -> None:
+    spool = make()
+    spool.commit(add=[mail("a-1.1")])
+    left = [1]
+
+    def once(k: str, path: str) -> int:
+        if k == kind and path.endswith(".seg") and left:
+            return errno.EIO if left.pop() else 0
+        return 0
+
+    disk.fail = once
+    first = spool._writer.current
+    spool.commit(add=[mail("a-2.1")], drop=["a-1.1"])
+    assert spool._writer.current is not first and first is not None and first.broken
+    assert ids(spool) == ["a-2.1"]
+    assert [e["event"] for e in events].count("spool_failed") == 1
+    disk.done.clear()
+    spool.commit(add=[mail("a-3.1")])
+    assert [name for k, name in disk.done if k == "write"] != [first.name], "a closed segment is written again"
+    folder = die(spool)
+    again = make("w2")
+    assert again.adopt(folder)
+    assert ids(again) == ["a-2.1", "a-3.1"]
+
+
+@pytest.mark.parametrize(
+    ("failing", "code"), [(errno.EIO, 451), (errno.ENOSPC, 452), (errno.EDQUOT, 452), (("short", 50), 452)]
+)
+def test_a_failing_disk_is_told_and_the_spool_serves_on(make: Make, disk: Faulty, failing: Any, code: int) -> None:
+    spool = make()
+    spool.commit(add=[mail("a-1.1")])
+    disk.fail = lambda kind, path: failing if kind == "write" and path.endswith(".seg") else None
+    for n in range(3):
+        with pytest.raises(Refused) as refused:
+            spool.commit(add=[mail(f"b-{n}.1")], drop=["a-1.1"])
+        assert refused.value.reply.code == code
+        assert str(make) not in str(refused.value.reply) and "/" not in refused.value.reply.text
+    assert ids(spool) == ["a-1.1"]
+    disk.fail = lambda kind, path: None
+    spool.commit(add=[mail("c-1.1")])
+    assert ids(spool) == ["a-1.1", "c-1.1"]
+    folder = die(spool)
+    again = make("w2")
+    assert again.adopt(folder)
+    assert ids(again) == ["a-1.1", "c-1.1"]
+
+
+def test_what_was_refused_does_not_come_back_after_the_next_commit(make: Make, disk: Faulty) -> None:
+    """The bytes reached the disk, but the sync failed: the client was told 451 and will send it again."""
+    spool = make()
+    spool.commit(add=[mail("a-0.1")])
+    disk.fail = lambda kind, path: errno.EIO if kind == "sync" and path.endswith(".seg") else None
+    with pytest.raises(Refused):
+        spool.commit(add=[mail("a-1.1")])
+    disk.fail = lambda kind, path: None
+    spool.commit(add=[mail("a-2.1")])
+    assert not spool._doubt
+    folder = die(spool)
+    again = make("w2")
+    assert again.adopt(folder)
+    assert ids(again) == ["a-0.1", "a-2.1"]
+
+
+def test_a_failed_sync_is_never_tried_again(make: Make, disk: Faulty) -> None:
+    spool = make()
+    spool.commit(add=[mail("a-1.1")])
+    bad = spool._writer.current
+    assert bad is not None
+    disk.fail = lambda kind, path: errno.EIO if kind == "sync" and path.endswith(bad.name) else None
+    disk.done.clear()
+    spool.commit(add=[mail("a-2.1")])
+    for n in range(3, 9):
+        spool.commit(add=[mail(f"a-{n}.1")])
+    assert [name for kind, name in disk.done if kind == "sync"].count(bad.name) == 1
+
+
+def test_below_min_free_new_mail_waits_but_what_makes_room_passes(make: Make, disk: Faulty) -> None:
+    spool = make(min_free=1 << 20)
+    spool.commit(add=[mail("a-1.1"), mail("a-2.1")])
+    disk.space = 1000
+    spool._writer.look()
+    with pytest.raises(Refused) as refused:
+        spool.commit(add=[mail("b-1.1")])
+    assert refused.value.reply.code == 452
+    with pytest.raises(Refused):
+        spool.body()
+    spool.commit(add=[mail("bounce-1.1")], drop=["a-1.1"])
+    spool.commit(settle=[Settled(mail("a-2.1", next_try=9.0).envelope)])
+    disk.space = 1 << 30
+    spool.commit(add=[mail("b-1.1")])
+    assert ids(spool) == ["a-2.1", "b-1.1", "bounce-1.1"]
+
+
+def test_a_full_disk_leaves_a_reserve_for_what_makes_room(make: Make, disk: Faulty) -> None:
+    spool = make()
+    added = []
+    disk.fail = lambda kind, path: errno.ENOSPC if kind == "allocate" else None
+    with pytest.raises(Refused) as refused:
+        for n in range(1000):
+            spool.commit(add=[mail(f"a-{n}.1", 3000)])
+            added.append(f"a-{n}.1")
+    assert refused.value.reply.code == 452
+    assert added
+    for n in range(8):
+        spool.commit(settle=[Settled(mail(added[n], next_try=7.0).envelope)])
+    spool.commit(drop=added)
+    settle_down(spool)
+    spool.commit(add=[mail("b-1.1")])  # a reclaimed segment is the new reserve
+    assert ids(spool) == ["b-1.1"]
+
+
+def test_a_disk_full_in_a_body_is_told(make: Make, disk: Faulty) -> None:
+    spool = make()
+    body = spool.body()
+    disk.fail = lambda kind, path: errno.ENOSPC if path.endswith(".body") and kind == "write" else None
+    with pytest.raises(Refused) as refused:
+        body.write(b"x" * 1_000_000)
+    assert refused.value.reply.code == 452
+    body.discard()
+    gevent.sleep(0.05)
+    assert os.listdir(spool._bodies.folder) == []
+    disk.fail = lambda kind, path: errno.EIO if path.endswith(".body") and kind == "sync" else None
+    body = spool.body()
+    body.write(b"x" * 1_000_000)
+    message = body.finish()
+    with pytest.raises(Refused) as refused:
+        spool.commit(add=[Mail(mail("a-1.1").envelope, message)])
+    assert refused.value.reply.code == 451
+    assert ids(spool) == []
+    disk.fail = lambda kind, path: None
+    with pytest.raises(Refused):  # the first sync told the truth, a second one might not
+        spool.commit(add=[Mail(mail("a-1.1").envelope, message)])
+
+
+def test_a_deadline_in_a_slow_sync_waits_for_the_commit(make: Make, disk: Faulty) -> None:
+    spool = make()
+    pause = gevent.monkey.get_original("time", "sleep")
+    disk.fail = lambda kind, path: pause(0.2) if kind == "sync" else None
+    ticks = []
+    ticker = gevent.spawn(lambda: [(ticks.append(1), gevent.sleep(0.01)) for _ in range(50)])
+    with pytest.raises(gevent.Timeout), gevent.Timeout(0.05):
+        spool.commit(add=[mail("a-1.1")])
+    ticker.kill()
+    assert len(ticks) > 8, "the loop stood still"
+    assert ids(spool) == ["a-1.1"]
+
+
+def test_a_mail_that_cannot_be_read_does_not_stop_the_others(make: Make, disk: Faulty, events: list) -> None:
+    one = make("w1")
+    one.commit(add=[mail("a-1.1", 3000)])
+    one.commit(add=[mail("a-2.1", 3000)])
+    folder = die(one)
+    two = make("w2")
+    assert two.adopt(folder)
+    segment = two._segments.order[0]
+    with open(segment.path, "r+b") as file:
+        at = file.read().index(b"a-1.1a-1.1")
+        file.seek(at)
+        file.write(b"X")
+    assert [m.envelope.id for m in two.claim(10.0, 10)] == ["a-2.1"]
+    assert two.counts()["held"] == 1
+    assert any(e["event"] == "spool_damaged" and "a-1.1" in e["reason"] for e in events)
+    with pytest.raises(KeyError):
+        two.open("a-1.1")
+
+
+# -- segments --------------------------------------------------------------------------------------------------------
+
+
+def segments(spool: JournalSpool) -> list[str]:
+    return sorted(name for name in os.listdir(spool._folder) if name.endswith(".seg"))
+
+
+def test_segments_are_used_again_under_new_names(make: Make) -> None:
+    spool = make()
+    seen: dict[int, set[str]] = {}
+    for n in range(400):
+        spool.commit(add=[mail(f"a-{n}.1", 2000)])
+        spool.commit(drop=[f"a-{n}.1"])
+        for name in segments(spool):
+            seen.setdefault(os.stat(os.path.join(spool._folder, name)).st_ino, set()).add(name)
+    settle_down(spool)
+    assert len(segments(spool)) <= 6
+    assert max(map(len, seen.values())) > 5, "no file was used again"
+    names = [name for used in seen.values() for name in used]
+    assert len(set(names)) == len(names)
+    marks = {name.split("-")[1] for name in names}
+    assert len(marks) == len(names)
+
+
+def test_what_a_file_held_in_its_last_life_is_not_seen(make: Make, events: list) -> None:
+    spool = make()
+    for n in range(300):
+        spool.commit(add=[mail(f"a-{n}.1", 2000)])
+        spool.commit(drop=[f"a-{n}.1"])
+    settle_down(spool)
+    spool.commit(add=[mail("last-1.1")])
+    raw = b"".join(Path(spool._folder, name).read_bytes() for name in segments(spool))
+    assert raw.count(b'"put"') > 20
+    folder = die(spool)
+    again = make("w2")
+    assert again.adopt(folder)
+    assert ids(again) == ["last-1.1"]
+    assert not [e for e in events if e["event"] == "spool_damaged"]
+
+
+def test_a_record_larger_than_a_segment(make: Make) -> None:
+    spool = make()
+    spool.commit(add=[mail("a-1.1", 300_000), mail("a-2.1", 200_000)])
+    spool.commit(add=[mail("a-3.1")])
+    folder = die(spool)
+    again = make("w2")
+    assert again.adopt(folder)
+    assert ids(again) == ["a-1.1", "a-2.1", "a-3.1"]
+    assert bytes(again.open("a-1.1")) == content("a-1.1", 300_000)
+    assert bytes(again.open("a-2.1")) == content("a-2.1", 200_000)
+
+
+def test_old_mail_is_carried_on_then_gets_a_file_of_its_own(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "LOOK", 1)
+    spool = make()
+    spool.commit(add=[mail("old-1.1", 3000, 1e9), mail("old-2.1", 3000, 5.0)])
+    (leased,) = spool.claim(10.0, 1)
+    assert leased.envelope.id == "old-2.1"
+    most = 0
+    carried = set()
+    for n in range(900):
+        spool.commit(add=[mail(f"a-{n}.1", 2000, 2e9)])
+        spool.commit(drop=[f"a-{n}.1"])
+        if n == 300:
+            spool.commit(settle=[Settled(mail("old-1.1", next_try=1e9, attempts=7).envelope)])
+        carried.add(spool._index.entries["old-1.1"].carried)
+        most = max(most, len(spool._segments.order))
+    settle_down(spool)
+    assert most < 12
+    assert carried >= {0, 1, 2, 3}
+    assert len(os.listdir(spool._bodies.folder)) == 2
+    assert spool.claim(10.0, 10) == []
+    assert bytes(spool.open("old-1.1")) == content("old-1.1", 3000)
+    assert {e.id: e.attempts for e in spool.find()} == {"old-1.1": 7, "old-2.1": 0}
+    spool.release("old-2.1")
+    (leased,) = spool.claim(10.0, 10)
+    assert leased.envelope.id == "old-2.1" and bytes(leased.message) == content("old-2.1", 3000)
+    spool.release("old-2.1")
+    folder = die(spool)
+    again = make("w2")
+    assert again.adopt(folder)
+    assert ids(again) == ["old-1.1", "old-2.1"]
+    assert bytes(again.open("old-1.1")) == content("old-1.1", 3000)
+    again.commit(drop=["old-1.1", "old-2.1"])
+    settle_down(again)
+    assert os.listdir(again._bodies.folder) == []
+
+
+def test_a_full_queue_is_not_carried_round_and_round(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "LOOK", 1)
+    spool = make()
+    for n in range(300):
+        spool.commit(add=[mail(f"a-{n}.1", 2000, 1e9)])
+    for n in range(300):
+        spool.commit(settle=[Settled(mail(f"a-{n}.1", next_try=1e9, attempts=1).envelope)])
+    settle_down(spool)
+    assert {e.carried for e in spool._index.entries.values()} == {0}
+
+
+def test_reclaiming_goes_strictly_oldest_first(make: Make) -> None:
+    spool = make()
+    spool.commit(add=[mail("old-1.1", 100, 1e9)])
+    first = spool._segments.order[0].name
+    for n in range(60):
+        spool.commit(add=[mail(f"a-{n}.1", 2000)])
+        spool.commit(drop=[f"a-{n}.1"])
+    settle_down(spool)
+    assert spool._segments.order[0].name == first
+    assert len(spool._segments.order) >= 4, "what holds only dropped mail may not go before what is older"
+    spool.commit(drop=["old-1.1"])
+    settle_down(spool)
+    assert len(spool._segments.order) == 1
+
+
+def test_a_segment_with_an_unreadable_mail_is_set_aside(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: list
+) -> None:
+    monkeypatch.setattr(keeping, "LOOK", 1)
+    spool = make()
+    spool.commit(add=[mail("bad-1.1", 3000, 1e9)])
+    spool.commit(add=[mail("good-1.1", 3000, 1e9)])
+    segment = spool._segments.order[0]
+    with open(segment.path, "r+b") as file:
+        at = file.read().index(b"bad-1.1bad-1.1")
+        file.seek(at)
+        file.write(b"X")
+    for n in range(300):
+        spool.commit(add=[mail(f"a-{n}.1", 2000)])
+        spool.commit(drop=[f"a-{n}.1"])
+    settle_down(spool)
+    assert len(spool._segments.order) < 6
+    assert ids(spool) == ["good-1.1"]
+    (aside,) = tmp_path.glob("damaged-*")
+    assert b"Subject: bad-1.1" in aside.read_bytes()
+    assert any(e["event"] == "spool_damaged" and "bad-1.1" in e["reason"] for e in events)
+
+
+# -- damage ----------------------------------------------------------------------------------------------------------
+
+
+def test_damage_is_stepped_over_and_told(make: Make, events: list) -> None:
+    one = make("w1")
+    for n in range(10):
+        one.commit(add=[mail(f"a-{n}.1", 3000)])
+    path = one._segments.order[0].path
+    folder = die(one)
+    with open(path, "r+b") as file:
+        at = file.read().index(b"a-4.1a-4.1")
+        file.seek(at)
+        file.write(b"X")
+    two = make("w2")
+    assert two.adopt(folder)
+    assert ids(two) == [f"a-{n}.1" for n in range(10) if n != 4]
+    (event,) = [e for e in events if e["event"] == "spool_damaged"]
+    assert event["writer"] == "w1" and event["segment"] == os.path.basename(path) and event["offset"] % 4096 == 0
+
+
+def test_a_torn_end_is_no_damage(make: Make, events: list) -> None:
+    one = make("w1")
+    one.commit(add=[mail("a-1.1", 3000)])
+    one.commit(add=[mail("a-2.1", 3000)])
+    path = one._segments.order[0].path
+    folder = die(one)
+    with open(path, "r+b") as file:
+        at = file.read().index(b"a-2.1a-2.1")
+        file.seek(at + 500)
+        file.write(bytes(5000))
+    two = make("w2")
+    assert two.adopt(folder)
+    assert ids(two) == ["a-1.1"]
+    assert not [e for e in events if e["event"] == "spool_damaged"]
+
+
+def test_a_mail_cannot_forge_a_record(make: Make) -> None:
+    """Even the very bytes of another record, sent as a mail, are not taken for one behind damage: the mark differs."""
+    one = make("w1")
+    one.commit(add=[mail("victim-1.1")])
+    mark = one._segments.order[0].mark
+    stolen = records.Record(
+        [records.Put(mail("forged-1.1").envelope, records.Content(3))], ["victim-1.1"], [b"abc"], True
+    )
+    other = bytes(b ^ 1 for b in mark)
+    forged = stolen.head(other) + stolen.line + b"abc"
+    one.commit(add=[Mail(mail("evil-1.1").envelope, Message(forged * 50))])
+    one.commit(add=[mail("after-1.1")])
+    path = one._segments.order[0].path
+    folder = die(one)
+    data = Path(path).read_bytes()
+    at = data.index(mark, 100)
+    with open(path, "r+b") as file:
+        file.seek(at)
+        file.write(bytes(24))  # the header of the evil one
+    two = make("w2")
+    assert two.adopt(folder)
+    assert ids(two) == ["after-1.1", "victim-1.1"]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_damage_never_raises_and_spares_the_rest(make: Make, seed: int) -> None:
+    dice = random.Random(seed)
+    one = make(f"w{seed}")
+    for n in range(40):
+        one.commit(add=[mail(f"a-{n}.1", dice.randrange(10, 4000))])
+        if n % 3 == 0:
+            one.commit(settle=[Settled(mail(f"a-{n}.1", next_try=3.0).envelope)])
+        if n % 4 == 0:
+            one.commit(drop=[f"a-{n}.1"])
+    paths = [segment.path for segment in one._segments.order]
+    folder = die(one)
+    for _ in range(dice.choice([1, 3, 50])):
+        path = dice.choice(paths)
+        with open(path, "r+b") as file:
+            size = os.stat(path).st_size
+            do = dice.randrange(4)
+            if do == 0:
+                file.truncate(dice.randrange(size))
+                continue
+            file.seek(dice.randrange(size))
+            file.write(dice.randbytes(dice.choice([1, 8, 600])) if do < 3 else bytes(4096))
+    os.truncate(os.path.join(folder, "in-hand"), dice.randrange(5000))
+    found = recover(Disk(), folder)
+    assert set(found.entries) <= {f"a-{n}.1" for n in range(40)}
+    two = make(f"x{seed}")
+    assert two.adopt(folder)
+    for got in two.claim(10.0, 100):
+        assert bytes(got.message).startswith(f"Subject: {got.envelope.id}\r\n\r\n".encode())
+        two.commit(drop=[got.envelope.id])
+
+
+def test_a_file_that_is_all_noise(make: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "dead"
+    (folder / "bodies").mkdir(parents=True)
+    dice = random.Random(1)
+    (folder / "00000001-0011223344556677.seg").write_bytes(dice.randbytes(100_000))
+    mark = bytes.fromhex("8899aabbccddeeff")
+    (folder / f"00000002-{mark.hex()}.seg").write_bytes(mark * 3000)
+    (folder / "in-hand").write_bytes(dice.randbytes(3000))
+    (folder / "nonsense").write_bytes(b"x")
+    spool = make()
+    assert spool.adopt(str(folder))
+    assert ids(spool) == []
+
+
+# -- size ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_queued_mail_takes_about_300_bytes_of_memory() -> None:
+    index = Index()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for n in range(20_000):
+        index.put(Entry(1e9 + n, f"k3v9x0a2bq-{n}.1", n << 40, n << 40))
+    used = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert used / 20_000 < 400
+
+
+@pytest.mark.long
+def test_a_hundred_thousand_mails_are_back_within_seconds(make: Make, tmp_path: Path) -> None:
+    settings = Settings(path=str(tmp_path), min_free=0)
+    one = JournalSpool(settings, "big")
+
+    def fill(name: int) -> None:
+        for n in range(100):
+            one.commit(add=[mail(f"a-{name}x{n}x{k}.1", 4000, 1e9) for k in range(10)])
+
+    gevent.joinall([gevent.spawn(fill, name) for name in range(100)], raise_error=True)
+    folder = die(one)
+    two = make("w2")
+    began = time.monotonic()
+    assert two.adopt(folder)
+    took = time.monotonic() - began
+    assert two.counts()["mails"] == 100_000
+    print(f"100,000 mails recovered in {took:.2f} s")
+    assert took < 15
