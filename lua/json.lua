@@ -3,7 +3,7 @@
 local K = ...
 local fail, type, pairs, tostring, format, concat = K.fail, type, pairs, tostring, string.format, table.concat
 local find, sub, gsub, byte, char, match = string.find, string.sub, string.gsub, string.byte, string.char, string.match
-local mathtype, tonumber, next, utf8char, rawlen = math.type, tonumber, next, utf8.char, rawlen
+local mathtype, tonumber, next, utf8char, utf8len, rawlen = math.type, tonumber, next, utf8.char, utf8.len, rawlen
 local getmetatable = getmetatable
 
 local J = {}
@@ -15,9 +15,11 @@ local function escape(c)
   return format("\\u%04x", byte(c))
 end
 
+local public -- for others than us: UTF-8 stays as it is
+
 local function text(s)
   if find(s, '[%c"\\\127-\255]') then
-    s = gsub(s, '[%c"\\\127-\255]', escape)
+    s = gsub(s, public and utf8len(s) and '[%c"\\\127]' or '[%c"\\\127-\255]', escape)
   end
   return '"' .. s .. '"'
 end
@@ -100,12 +102,22 @@ end
 --- A table with names as JSON; `path` is what errors call it.
 function J.encode(t, path)
   local out = {}
+  public = false
   named(t, out, path, 0)
+  return concat(out)
+end
+
+--- Any value as JSON for others; text that is not UTF-8 is taken for Latin-1.
+function J.public(value)
+  local out = {}
+  public = true
+  write(value, out, "the value", nil, 0)
   return concat(out)
 end
 
 function J.check(value, path, key)
   local kind = type(value)
+  public = false
   if kind ~= "string" and kind ~= "boolean" and mathtype(value) ~= "integer" then
     write(value, {}, path, key, 0)
   end

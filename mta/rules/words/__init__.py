@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from mta.rules.word import Word, word
 
@@ -16,6 +16,13 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 Failed = tuple[None, str]
+
+
+class Tree(NamedTuple):
+    """An answer that is a table, or any other value: as JSON, with all text beyond ASCII as UTF-8 bytes."""
+
+    json: str
+
 
 Declared = tuple[Word, Callable[..., Any]]  # a word of the language, and the function that answers it
 

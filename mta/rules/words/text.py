@@ -10,11 +10,14 @@ import hmac as hmac_
 import quopri
 import re
 
-from mta.rules.words import Declared, declare, lua, to_bytes, to_text
+import msgspec
+
+from mta.rules.words import Declared, Tree, declare, lua, to_bytes, to_text
 
 _DIGESTS = ("md5", "sha1", "sha256", "sha384", "sha512")
 
 
+MAX_JSON = 256 << 10  # bytes: some milliseconds
 _NO_CHARSETS = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined")  # codecs; some are quadratic
 
 
@@ -94,6 +97,20 @@ def decode(text: str, charset: str) -> str:
         raise ValueError(f"no charset {charset[:40]!r}") from None
 
 
+@lua
+def json_decode(text: str) -> Tree:
+    """Read JSON (RFC 8259); well formed and compact it goes on to Lua."""
+    if len(text) > MAX_JSON:
+        raise ValueError(f"JSON of {len(text)} bytes is longer than {MAX_JSON}")
+    try:
+        tree = to_text(msgspec.json.encode(msgspec.json.decode(to_bytes(text))))
+    except msgspec.DecodeError as error:
+        raise ValueError(f"this is no JSON: {error}") from None
+    except RecursionError:
+        raise ValueError("this JSON is nested too deeply") from None
+    return Tree(tree)
+
+
 WORDS: list[Declared] = [
     declare(
         "encode.base64(text: string) -> string?, string?",
@@ -136,6 +153,13 @@ WORDS: list[Declared] = [
         "UTF-8 of a text in another charset.",
         'assert(decode.charset("\\xe9", "iso-8859-1") == "é")',
         decode,
+    ),
+    declare(
+        "json.decode(text: string) -> any, string?",
+        "The value a JSON text stands for, objects and arrays as tables, null as nil; nil and why if it is no JSON.",
+        'local found = json.decode(\'{"list": [1, "two", true], "none": null}\')\n'
+        'assert(found.list[2] == "two" and found.none == nil)',
+        json_decode,
     ),
     declare(
         "digest.hmac(name: string, key: string, text: string) -> string?, string?",
