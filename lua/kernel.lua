@@ -190,9 +190,10 @@ local function over(r, ok, tag, a, b, c, d)
   elseif #message > 2000 then
     message = sub(message, 1, 2000) .. "..."
   end
-  if dead then
-    collect()
+  if message == "not enough memory" then
+    message = ENDED.memory
   end
+  r.co = false -- and with it everything the rule held
   return BROKEN, message, place or false, trace, r.rule or 0
 end
 
@@ -206,7 +207,7 @@ end
 function K.start(body, r)
   local co
   if idlers > 0 then
-    co = idle[idlers]
+    co, idle[idlers] = idle[idlers], nil
     idlers = idlers - 1
   else
     co = create(worker)
@@ -236,6 +237,10 @@ end
 
 function K.now()
   return run
+end
+
+function K.collect()
+  collect()
 end
 
 function K.used(r)

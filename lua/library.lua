@@ -8,10 +8,10 @@ local string, table, math, utf8, os, next, rawset = string, table, math, utf8, o
 local LONGEST = 8 << 20 -- bytes of text one call may make
 local MOST = 8000 -- values one call may return
 
-local function counted(f) -- text of some length costs units: one for 16 KiB
+local function counted(f) -- text of some length costs units: one for 64 KiB
   return function(s, ...)
     if type(s) == "string" and #s > 65536 then
-      charge(#s >> 14)
+      charge(#s >> 16)
     end
     return f(s, ...)
   end
@@ -48,7 +48,7 @@ function P.rep(s, n, between)
   elseif one * n > LONGEST then
     fail("string.rep would make more than " .. LONGEST .. " bytes")
   end
-  charge(one * n >> 14)
+  charge(one * n >> 16)
   return rep(s, n, between)
 end
 
@@ -65,7 +65,7 @@ function P.format(text, ...)
     if bytes + #text > LONGEST then
       fail("string.format would make more than " .. LONGEST .. " bytes")
     end
-    charge(bytes + #text >> 14)
+    charge(bytes + #text >> 16)
   end
   return format(text, ...)
 end
@@ -127,7 +127,7 @@ function T.concat(t, between, i, j)
     end
   end
   if bytes > 65536 then
-    charge(bytes >> 14)
+    charge(bytes >> 16)
   end
   return concat(t, between, i, j)
 end

@@ -288,6 +288,12 @@ function LAZY.size(facts)
   return py.size(facts[NUMBER])
 end
 
+local METHODS = {} -- of mail: name -> function
+
+function M.method(name, f)
+  METHODS[name] = f
+end
+
 local FACTS = {}
 function FACTS.__index(facts, key)
   if type(key) == "table" then
@@ -298,7 +304,9 @@ function FACTS.__index(facts, key)
     unknown("mail", key, facts[STAGE])
   end
   local make = LAZY[key]
-  if make then
+  if METHODS[key] then
+    return METHODS[key]
+  elseif make then
     local value = make(facts)
     facts[key] = value
     return value
@@ -313,7 +321,9 @@ function M.begin(number, id, origin, ip, port, name, server, listener, helo, tls
     old[NUMBER] = -1 -- whatever of it a rule kept is nobody's now
   end
   local facts = setmetatable({
-    id = id, origin = origin, server = server, listener = listener, helo = helo, tls = tls, user = user,
+    id = FIELD.id and id, origin = FIELD.origin and origin, server = FIELD.server and server,
+    listener = FIELD.listener and listener, helo = FIELD.helo and helo, tls = FIELD.tls and tls,
+    user = FIELD.user and user,
     [NUMBER] = number, [IP] = ip, [PORT] = port, [NAME] = name, [TOUCHED] = false,
     [SENDER] = sender, [SENDER_DOMAIN] = sender_domain, [MAIL] = false, [STAGE] = 0, [ANY] = vars,
   }, FACTS)
@@ -328,7 +338,7 @@ function M.begin(number, id, origin, ip, port, name, server, listener, helo, tls
 end
 
 function M.set(number, key, value) -- id, helo, tls, user: text, or nil where there is none
-  mails[number][key] = value
+  mails[number][key] = FIELD[key] and value
 end
 
 function M.set_client(number, ip, port, name)
@@ -383,6 +393,11 @@ function M.declare(name, mask)
   if method then
     visible[method] = methods[method]
     return methods[method] ~= nil
+  end
+  local own = name:match("^mail:([%w_]+)$")
+  if own then
+    FIELD[own] = mask
+    return METHODS[own] ~= nil
   end
   local field = name:match("^mail%.([%w_]+)$")
   if field then

@@ -2,11 +2,12 @@
 --
 -- Each file has globals of its own, written while it is loaded: a global assigned later would be seen by the mails of
 -- every other customer of this worker. All files share the words, whose tables are read-only, so no private copies.
-local K, L, M, py = ... -- the kernel, the library, the mail object, Python's functions
+local K, L, M, py, J = ... -- the kernel, the library, the mail object, Python's functions, JSON
 local fail, charge, now, request = K.fail, K.charge, K.now, K.request
 local type, tostring, next, select, setmetatable = type, tostring, next, select, setmetatable
 local load, dump, getmetatable, concat = load, string.dump, debug.getmetatable, table.concat
-local find, gmatch, sub, tonumber, unpack = string.find, string.gmatch, string.sub, tonumber, table.unpack
+local find, gmatch, sub, tonumber = string.find, string.gmatch, string.sub, tonumber
+local pack, unpack = table.pack, table.unpack
 
 local LARGEST_TEXT = 1 << 20 -- bytes of one text handed to Python
 
@@ -160,13 +161,54 @@ end
 
 -- Words Python answers ------------------------------------------------------------------------------------------------
 
+local function is_address(value)
+  local meta = type(value) == "table" and getmetatable(value)
+  return meta and meta.__name == "address"
+end
+
+--- A list of text, or the keys and values of a table, as one text: "5:hello3:you".
+local function many(word, n, value, keys)
+  local out, size = {}, 0
+  local function add(one)
+    if is_address(one) or type(one) == "number" or type(one) == "boolean" then
+      one = tostring(one)
+    elseif type(one) ~= "string" then
+      fail(word .. ": argument " .. n .. " holds a " .. type(one) .. "; it takes text, numbers and booleans")
+    end
+    size = size + #one
+    if size > LARGEST_TEXT then
+      fail(word .. ": argument " .. n .. " holds more than " .. LARGEST_TEXT .. " bytes")
+    end
+    out[#out + 1] = #one .. ":" .. one
+  end
+  for key, one in next, value do
+    if keys then
+      if type(key) ~= "string" then
+        fail(word .. ": argument " .. n .. " needs names as keys, not a " .. type(key))
+      end
+      add(key)
+    end
+    add(one)
+  end
+  charge(1 + (size >> 10))
+  return concat(out)
+end
+
 local function argument(word, n, kind, value)
   local wanted = kind:match("^[%a|]+")
   if value == nil and kind:find("?", 1, true) then
     return nil
+  elseif find(kind, "[]", 1, true) then -- a list; one alone needs no braces
+    local one = type(value) ~= "table" or is_address(value)
+    return many(word, n, one and { value } or value, false)
+  elseif wanted == "table" then -- no table crosses the border
+    if type(value) ~= "table" or is_address(value) then
+      fail(word .. ": argument " .. n .. " must be a table, not " .. (is_address(value) and "an address" or type(value)))
+    end
+    return many(word, n, value, true)
   elseif find(wanted, "|", 1, true) then -- one of several types
     wanted = find("|" .. wanted .. "|", "|" .. type(value) .. "|", 1, true) and type(value) or wanted:gsub("|", " or ")
-  elseif wanted == "string" and getmetatable(value) and type(value) == "table" and getmetatable(value).__name == "address" then
+  elseif wanted == "string" and is_address(value) then
     value = tostring(value)
   elseif wanted == "integer" then
     local whole = math.tointeger(value)
@@ -202,12 +244,21 @@ local function several(text)
   return unpack(items, 1, n)
 end
 
---- value | several | list | none: nil and why | wrong: the rule's mistake
+--- value | several | list | record: names and values | json | none: nil and why | wrong: the rule's mistake
 local function given(tag, value)
   if tag == "list" then
     return M.list(value)
   elseif tag == "several" then
     return several(value)
+  elseif tag == "record" then
+    local items, out = pack(several(value)), {}
+    for i = 1, items.n, 2 do
+      out[items[i]] = items[i + 1]
+    end
+    return out
+  elseif tag == "json" then
+    charge(#value >> 10)
+    return J.decode(value)
   elseif tag == "none" then
     return nil, value
   elseif tag == "wrong" then
@@ -229,7 +280,7 @@ function X.asked(name, kinds, waits)
     impl[folder] = impl[folder] or {}
     home, last = impl[folder], member
   end
-  home[last] = function(a, b, c, ...)
+  local function ask(a, b, c)
     if kind[1] then
       a = argument(name, 1, kind[1], a)
     end
@@ -249,7 +300,27 @@ function X.asked(name, kinds, waits)
     end
     return given(py.ask(name, a, b, c))
   end
+  local method = name:match("^mail:([%w_]+)$")
+  if method then
+    M.method(method, function(self, a, b, c)
+      local r = now()
+      if not r or r.loading or self ~= M.object(r.facts) then
+        fail(name .. " is called with a colon, on the mail the rule was given")
+      end
+      return ask(a, b, c)
+    end)
+  else
+    home[last] = ask
+  end
 end
+
+impl.json = { -- decode is one of those above
+  encode = function(value)
+    local text = J.public(value)
+    charge(#text >> 10)
+    return text
+  end,
+}
 
 -- Files ---------------------------------------------------------------------------------------------------------------
 
@@ -376,6 +447,7 @@ end
 
 --- All words are declared: their tables become read-only.
 function X.declared()
+  W.service = W.service or {} -- also where the settings have none: the error then names the one that is missing
   for name, value in next, W do
     if type(value) == "table" then
       if not L[name] then

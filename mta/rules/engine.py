@@ -21,13 +21,15 @@ import re
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lupa import lua54
 
 from mta import log, resources, settings
-from mta.rules import answers, api, verdict
+from mta.message.reply import Refused
+from mta.rules import answers, api, mail_words, verdict
 from mta.rules.sandbox import BROKEN, DONE, LARGEST, WAITS, Runtime, Side, answered, handed, said
 from mta.rules.transaction import Asked, Transaction
 from mta.rules.verdict import BUSY, NEXT, STAGES, Verdict
@@ -56,8 +58,11 @@ class Rules:
         self.stages: frozenset[str] = frozenset()
         self.files: list[Path] = []
         self._kept: dict[Path, tuple[os.stat_result, bytes]] = {}
-        self._words = api.WORDS
-        self._asks: dict[str, Callable[..., Any]] = answers.bound(world, settings)
+        self._words = {**api.WORDS, **mail_words.service_words(list(world.services.names()))}
+        self._asks: dict[str, Callable[..., Any]] = {
+            **answers.bound(world, settings),
+            **mail_words.bound(world),
+        }
         self._runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
         self._runtime: Runtime
 
@@ -161,6 +166,8 @@ class Rules:
                 self._failed(tx, stage, "", "", "the rules need more memory than rules.memory allows", "")
                 return Verdict("defer", BUSY, failed=True)
             side = tx.side = Side(runtime, tx)
+        elif side.runtime.used() > side.runtime.ceiling:  # nothing may be pushed near the limit of Lua's memory
+            side.runtime.collect()
         side.show(tx)
         side.begin(tx, stage)
         first: int | Verdict = 1
@@ -193,11 +200,14 @@ class Rules:
             except BaseException:  # who waits here is wanted no more: the client has gone, or the worker ends
                 runtime.drop(number)
                 raise
+            if tag == "refused":
+                place, rule = runtime.drop(number)
+                return self._refused(side, tx, value, place, rule)
             if tag == "slow":
                 place, rule = runtime.drop(number)
                 answer = (BROKEN, f"the stage took longer than {self.settings.wall:g} s (rules.wall)", place, "", rule)
                 break
-            if runtime.used() > runtime.ceiling:  # a push must never meet the limit of Lua's memory
+            if runtime.used() > runtime.ceiling:  # as above
                 runtime.collect()
             INSIDE.depth += 1
             try:
@@ -211,6 +221,8 @@ class Rules:
             name, where = runtime.rules[side.place][rule - 1]
             return verdict.read(side.stage, kind, said(text) if text else False, extra, name, where)
         _, message, at, trace, rule = answer
+        if runtime.used() > self.settings.memory // 2:
+            runtime.collect()
         runtime.forget_vars(number, bool(tx.vars))
         return self._broken(side, tx, message, at, trace, rule)
 
@@ -226,6 +238,14 @@ class Rules:
         if self.settings.on_error != "continue":
             return verdict.failure(self.settings.on_error, name, where)
         return rule + 1 if rule < len(rules) else NEXT
+
+    def _refused(self, side: Side, tx: Transaction, reply: str, place: str, rule: int) -> Verdict:
+        """What a rule waited for said no in its place."""
+        name, where = side.runtime.rules[side.place][rule - 1]
+        kind = "deny" if reply.startswith("5") else "defer"
+        if tx.tracing:
+            side.note(name, place or where, kind, 0)
+        return verdict.read(side.stage, kind, reply, False, name, place or where)
 
     def _failed(self, tx: Transaction, stage: str, rule: str, where: str, error: str, trace: str) -> None:
         self.world.log(
@@ -265,9 +285,14 @@ class Rules:
         began = time.perf_counter()
         found: Any
         try:
-            tag, found = self.world.within(max(seconds, 0.001), answered, word, self._asks[word], arguments)
+            asked = self._asks[word]
+            if isinstance(asked, mail_words.OfMail):
+                asked = partial(asked.answer, self.world, tx, side.stage)
+            tag, found = self.world.within(max(seconds, 0.001), answered, word, asked, arguments)
         except Slow:
             tag, found = "slow", None
+        except Refused as refused:  # a service with fault = "defer" or "deny" could not be asked
+            tag, found = "refused", str(refused.reply)
         except Exception as error:
             log.bug(error)
             tag, found = "none", "the server failed"

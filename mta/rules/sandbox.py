@@ -17,6 +17,7 @@ lupa 2.8 has memory-safety bugs; these laws keep clear of them:
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import struct
 import time
@@ -32,6 +33,7 @@ from mta.message.headers import Headers
 from mta.rules import api, lines, verdict
 from mta.rules.transaction import Asked, Step, Transaction
 from mta.rules.verdict import STAGES
+from mta.rules.words import Tree
 from mta.rules.world import INSIDE, Unanswered, World
 
 HEADROOM = 32 << 20  # bytes between what rules may use and `max_memory`
@@ -121,8 +123,12 @@ def answered(word: str, function: Callable[..., Any], arguments: Sequence[Any]) 
         return "none", str(why)
     except ValueError as wrong:
         return "wrong", f"{word}: {wrong}"
+    if isinstance(found, Tree):
+        return "json", found.json
     if isinstance(found, tuple):
         return ("none", found[1]) if found[0] is None and len(found) == 2 else ("several", found)
+    if isinstance(found, dict):
+        return "record", tuple(itertools.chain.from_iterable(found.items()))
     return "list" if isinstance(found, list) else "value", found
 
 
@@ -156,8 +162,8 @@ class Side:
     """
 
     __slots__ = (
-        "asked", "helo", "id", "ip", "mark", "name", "number", "place", "recipient", "runtime", "sender", "stage", "tls",
-        "tx", "user", "vars",
+        "asked", "helo", "id", "ip", "mark", "name", "number", "place", "recipient", "runtime", "sender", "stage",
+        "tls", "tx", "user", "vars",
     )  # fmt: skip
 
     def __init__(self, runtime: Runtime, tx: Transaction) -> None:
@@ -176,7 +182,8 @@ class Side:
         runtime.begin(
             number, self.id, tx.origin or None, client.ip, client.port, shown(client.name) or None, tx.server,
             tx.listener, shown(tx.helo) or None, client.tls or None, shown(tx.user) or None,
-            None if sender is None else shown(sender.local_part), None if sender is None else shown(sender.domain), bool(tx.vars),
+            None if sender is None else shown(sender.local_part),
+            None if sender is None else shown(sender.domain), bool(tx.vars),
         )  # fmt: skip
 
     def show(self, tx: Transaction) -> None:
@@ -259,9 +266,6 @@ class Runtime:
         self._count += 1
         return self._count
 
-    def collect(self) -> None:
-        self._lua.gccollect()
-
     def _build(self, settings: settings.Rules, words: dict[str, api.Word]) -> None:
         lua, folder = self._lua, resources.folder("lua")
         load = lua.eval('function(text, ...) return assert(load(text, "=mta", "t"))(...) end')
@@ -276,12 +280,13 @@ class Runtime:
         library = load(text["library"], kernel, patterns, table["random"], table["now"])
         plain = load(text["json"], kernel)
         mail = load(text["mail"], kernel, plain, table)
-        box = load(text["sandbox"], kernel, library, mail, table)
+        box = load(text["sandbox"], kernel, library, mail, table, plain)
         self.begin, self.set, self.set_client = mail["begin"], mail["set"], mail["set_client"]
         self.set_sender, self.set_recipient = mail["set_sender"], mail["set_recipient"]
         self.forget_vars = mail["forget_vars"]
         self._load, self._loaded = box["load"], box["loaded"]
         self.start, self.step, self._drop = box["start"], kernel["step"], kernel["drop"]
+        self.collect: Callable[[], None] = kernel["collect"]  # lupa's own needs the global that rules must not have
         for number, stage in enumerate(STAGES):
             box["stage"](stage, number)
         for one in words.values():

@@ -8,8 +8,10 @@ from collections.abc import Callable, Container, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mta import log, settings
+from mta.rules.keys import Keys
 from mta.rules.leases import Rates
 from mta.rules.lists import GivenLists, Lists
+from mta.rules.services import Service, Services
 from mta.rules.store import MemoryStore, SharedStore, Store
 from mta.rules.words import system
 
@@ -55,6 +57,8 @@ class World(Protocol):
     def user_exists(self, name: str) -> bool:
         """Whether this machine has such an account; it may ask a directory."""
 
+    services: Services
+    keys: Keys
     store: Store
     rates: Rates
     lists: Lists | GivenLists
@@ -76,7 +80,14 @@ class LiveWorld:
     `caller` reaches the registry: without one the store and the rates are this process's own, and forgotten with it.
     """
 
-    def __init__(self, resolver: Resolver, rules: settings.Rules | None = None, caller: Caller | None = None) -> None:
+    def __init__(
+        self,
+        resolver: Resolver,
+        rules: settings.Rules | None = None,
+        caller: Caller | None = None,
+        services: Mapping[str, settings.Service] | None = None,
+        keys: str = "keys",
+    ) -> None:
         from mta.net import deadline, dns, offload, patience
 
         def later(seconds: float, function: Callable[[], None]) -> None:
@@ -86,6 +97,9 @@ class LiveWorld:
 
             offload.background(wait)
 
+        from mta.rules import protection  # noqa: F401  loaded now, so that no mail waits for it
+
+        self.services, self.keys = Services(services or {}), Keys(keys)
         self._resolver = resolver
         self._within, self._timed_out = deadline.within, deadline.TimedOut
         self._temporary = dns.DnsTemporary
@@ -128,7 +142,7 @@ class FakeWorld:
     """A made-up world: answers at once, a clock that stands still, the same random numbers every time.
 
     `dns`: {"name": {"TYPE": ["record", ...] or "a text: why nobody can tell now"}}; `lists`: {"name": "its text"};
-    `users`: accounts of the machine. `events` collects what is logged.
+    `users`: accounts of the machine; `services`: fakes by name; `keys`: files. `events` collects what is logged.
     """
 
     def __init__(
@@ -139,6 +153,8 @@ class FakeWorld:
         *,
         lists: Mapping[str, str] | None = None,
         users: Container[str] = (),
+        services: Mapping[str, Service] | None = None,
+        keys: Mapping[str, bytes] | None = None,
     ) -> None:
         self.dns = {name.lower(): dict(types) for name, types in (dns or {}).items()}
         self.time = now
@@ -146,6 +162,7 @@ class FakeWorld:
         self.rates = Rates(self.store, self.now)
         self.lists: Lists | GivenLists = GivenLists(lists or {})
         self.users = users
+        self.services, self.keys = Services({}, services, self.log), Keys(keys or {})
         self.random = random.Random(seed).random
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.asked: list[tuple[str, str]] = []
