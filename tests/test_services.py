@@ -194,7 +194,7 @@ def test_an_answer_is_flat() -> None:
 
 def test_a_fake_answers_and_remembers(lines: list[dict]) -> None:
     fake = FakeService(Answer(code=1), lambda request: Answer(stdout=request.text or b""))
-    services = Services({"it": Service()}, {"program": lambda setting: fake})
+    services = Services({"it": Service()}, {"it": fake})
     assert services.call("it", Request(text=b"one")).code == 1
     assert services.call("it", Request(text=b"two")).stdout == b"two"
     assert services.call("it", Request(text=b"three")).stdout == b"three"

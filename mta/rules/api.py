@@ -11,6 +11,7 @@ from difflib import get_close_matches
 
 from mta.rules.answers import ANSWERED
 from mta.rules.library import LIBRARY
+from mta.rules.mail_words import PROTECTION
 from mta.rules.verdict import STAGES
 from mta.rules.word import NUMBER, Word, word
 
@@ -205,6 +206,12 @@ OUTSIDE = [
     word("log.error(message: string)", "To the log, as an error.", 'log.error("the list is empty")'),
     word("print(...: any)", "To the log, as log.info does.", 'print("size", mail.size)', kind="library"),
     word(
+        "json.encode(value: any) -> string",
+        "A value as JSON: a table is a list without gaps, or has names as keys. An empty one is an object.",
+        'assert(json.encode({ 1, "two", { yes = true } }) == \'[1,"two",{"yes":true}]\')',
+        kind="library",
+    ),
+    word(
         "require(name: string) -> any",
         'A module of rules/ or of the standard library: require "words.greeting" reads rules/words/greeting.lua. '
         "Only at the top of a file.",
@@ -213,7 +220,9 @@ OUTSIDE = [
     ),
 ]
 
-WORDS: dict[str, Word] = {w.name: w for w in [*STAGE_WORDS, *FACTS, *HEADERS, *VERDICTS, *ANSWERED, *OUTSIDE, *LIBRARY]}
+WORDS: dict[str, Word] = {
+    w.name: w for w in [*STAGE_WORDS, *FACTS, *HEADERS, *VERDICTS, *ANSWERED, *PROTECTION, *OUTSIDE, *LIBRARY]
+}
 
 
 # -- what an error says about a word -----------------------------------------------------------------------------------
@@ -230,8 +239,8 @@ def span(stages: frozenset[str]) -> str:
 
 def unknown(thing: str, key: str, stage: str | None) -> str:
     """Why `thing.key` cannot be had: too early, or there is none of that name."""
-    known = WORDS.get(f"{thing}.{key}")
-    if known is not None and stage is not None and known.kind == "field":
+    known = WORDS.get(f"{thing}.{key}") or WORDS.get(f"{thing}:{key}")
+    if known is not None and stage is not None and known.kind in ("field", "method"):
         first = min(known.stages, key=lambda s: NUMBER[s])
         if NUMBER[stage] < NUMBER[first]:
             return f"{known.name} is not known before {first}"

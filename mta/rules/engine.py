@@ -59,7 +59,7 @@ class Rules:
         self.files: list[Path] = []
         self._kept: dict[Path, tuple[os.stat_result, bytes]] = {}
         self._words = {**api.WORDS, **mail_words.service_words(list(world.services.names()))}
-        self._asks: dict[str, Callable[..., Any]] = {
+        self._asks: dict[str, Any] = {  # functions, those that know the mail as OfMail
             **answers.bound(world, settings),
             **mail_words.bound(world),
         }

@@ -5,6 +5,9 @@ from __future__ import annotations
 from mta.message.address import Address
 from mta.message.envelope import Client
 from mta.message.message import Message
+from mta.rules.example_keys import KEYS
+from mta.rules.services.fake import FakeService
+from mta.rules.services.request import Answer
 from mta.rules.transaction import Transaction
 from mta.rules.verdict import STAGES
 from mta.rules.world import FakeWorld
@@ -40,7 +43,8 @@ LISTS = {
 
 
 def world() -> FakeWorld:
-    return FakeWorld(ZONE, lists=LISTS, users=("you",))
+    clean = FakeService(Answer(code=0, stdout=b"stdin: OK\n"))
+    return FakeWorld(ZONE, lists=LISTS, users=("you",), services={"clamscan": clean}, keys=KEYS)
 
 
 def transaction(stage: str) -> Transaction:

@@ -12,14 +12,14 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from cryptography import x509
+if TYPE_CHECKING:
+    from cryptography import x509
 
-from mta.message import smime
-from mta.message.smime import Identity
+    from mta.message.smime import Identity
 
 T = TypeVar("T")
 
@@ -31,26 +31,37 @@ class NoKey(ValueError):
     """There is no key of that name."""
 
 
-class Keys:
-    """The folder of keys. What is asked for and not there, or cannot be read, raises ValueError (NoKey: not there)."""
+def _smime() -> Any:
+    """Loaded late: cryptography takes its time, and most who know of keys never use one."""
+    from mta.message import smime
 
-    def __init__(self, folder: str | Path) -> None:
-        self._folder = Path(folder)
+    return smime
+
+
+class Keys:
+    """The folder of keys, or for tests {file name: what it holds}.
+
+    What is asked for and not there, or cannot be read, raises ValueError (NoKey: not there).
+    """
+
+    def __init__(self, folder: str | Path | Mapping[str, bytes]) -> None:
+        self._given = folder if isinstance(folder, Mapping) else None
+        self._folder = Path("keys" if isinstance(folder, Mapping) else folder)
         self._kept: dict[tuple[str, str], tuple[tuple[float, int, str], Any]] = {}
 
     def identity(self, name: str) -> Identity:
         """Whoever signs or decrypts S/MIME under that name."""
         password = self._password(name)
-        read = functools.partial(smime.identity, password=password.encode() or None)
+        read = functools.partial(_smime().identity, password=password.encode() or None)
         return self._read(f"{name}.pem", "identity", read, password)
 
     def certificates(self, names: Iterable[str]) -> list[x509.Certificate]:
         """The first certificate of each name: to whom S/MIME is encrypted."""
-        return [self._read(f"{name}.pem", "certificates", smime.certificates)[0] for name in names]
+        return [self._read(f"{name}.pem", "certificates", _smime().certificates)[0] for name in names]
 
     def authorities(self, name: str) -> list[x509.Certificate]:
         """All certificates of that name: whom a verification trusts."""
-        return self._read(f"{name}.pem", "certificates", smime.certificates)
+        return self._read(f"{name}.pem", "certificates", _smime().certificates)
 
     def pgp(self, name: str) -> tuple[bytes, str]:
         """(the OpenPGP keys of that name, the password of the secret ones)."""
@@ -62,8 +73,10 @@ class Keys:
 
     def has(self, kind: str, name: str) -> bool:
         """Is there a key ("smime" or "pgp") of that name?"""
-        ending = {"smime": "pem", "pgp": "asc"}[kind]
-        return bool(NAME.fullmatch(name)) and (self._folder / f"{name}.{ending}").is_file()
+        file = f"{name}.{'pem' if kind == 'smime' else 'asc'}"
+        if not NAME.fullmatch(name):
+            return False
+        return file in self._given if self._given is not None else (self._folder / file).is_file()
 
     def _password(self, name: str) -> str:
         try:
@@ -75,6 +88,10 @@ class Keys:
         if not NAME.fullmatch(file):
             raise NoKey(f"{file!r} is not the name of a key")
         path = self._folder / file
+        if self._given is not None:
+            if file not in self._given:
+                raise NoKey(f"there is no key {path}")
+            return parse(self._given[file])
         try:
             with path.open("rb") as opened:
                 stat = os.fstat(opened.fileno())

@@ -83,7 +83,7 @@ def verify(part: Part, keys: Keys, kind: str, name: str = "") -> dict[str, Flat]
     ring = keys.ring([name])
     checked = _unless(openpgp.verify, _content(part), ring)
     if not checked.ok:
-        return _seal(False, checked.reason, "", (), "")
+        return _seal(False, checked.reason, "", "", "")
     first = checked.signers[0]
     return _seal(True, "", next(iter(first.names), ""), _all(checked.signers), first.fingerprint)
 

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple, Protocol
 
 from mta import log
 from mta.message.reply import Refused
-from mta.rules.services.program import Program
 from mta.rules.services.request import Answer, Request
 from mta.settings import Service as Setting
 
@@ -38,7 +37,13 @@ class Service(Protocol):
     def call(self, request: Request) -> Answer: ...
 
 
-TYPES: dict[str, Callable[[Setting], Service]] = {"program": Program}
+def _program(setting: Setting) -> Service:
+    from mta.rules.services.program import Program  # brings gevent along
+
+    return Program(setting)
+
+
+TYPES: dict[str, Callable[[Setting], Service]] = {"program": _program}
 
 
 class Count(NamedTuple):
@@ -50,18 +55,28 @@ class Count(NamedTuple):
 
 
 class Services:
-    """All services of the settings, ready to be called by name. Raises ValueError for a setting that cannot work."""
+    """All services of the settings, ready to be called by name. Raises ValueError for a setting that cannot work.
 
-    def __init__(self, settings: Mapping[str, Setting], types: Mapping[str, Callable[[Setting], Service]] = TYPES):
-        self._settings = dict(settings)
-        self._services: dict[str, Service] = {}
-        self._counts: dict[str, Count] = {}
-        for name, setting in settings.items():
+    `given` are services that are there already (fakes); `say` is told the events.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, Setting],
+        given: Mapping[str, Service] | None = None,
+        say: Callable[..., None] = log.event,
+    ) -> None:
+        given = given or {}
+        self._settings = {**{name: Setting() for name in given}, **settings}
+        self._services: dict[str, Service] = dict(given)
+        self._counts = dict.fromkeys(self._settings, Count())
+        self._say = say
+        for name in settings.keys() - given.keys():
+            setting = settings[name]
             try:
-                self._services[name] = types[setting.type](setting)
+                self._services[name] = TYPES[setting.type](setting)
             except ValueError as error:
                 raise ValueError(f"[service.{name}] {error}") from None
-            self._counts[name] = Count()
 
     def names(self) -> Iterable[str]:
         return self._services.keys()
@@ -80,10 +95,10 @@ class Services:
             "ms": answer.ms,
         }
         if not answer.failed:
-            log.event("service_called", **facts)
+            self._say("service_called", **facts)
             return answer
         said = answer.stderr[:SHOWN].decode("utf-8", "replace").strip()
-        log.event("service_failed", **facts, reason=answer.failed, said=said, fault=setting.fault)
+        self._say("service_failed", **facts, reason=answer.failed, said=said, fault=setting.fault)
         if setting.fault in UNAVAILABLE:
             raise Refused(UNAVAILABLE[setting.fault], f"service {name}: {answer.failed}")
         return answer
