@@ -20,7 +20,6 @@ import os
 import re
 import time
 import weakref
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
