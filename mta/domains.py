@@ -21,7 +21,7 @@ class Domains:
         domains = settings.domain if isinstance(settings, Settings) else settings
         self._domains = {name.lower(): domain for name, domain in domains.items()}
         self._any = self._domains.get("*")
-        self._users = {domain.users: Users(domain.users) for domain in self._domains.values()}
+        self._users = {d.users: Users(d.users) for d in self._domains.values() if d.users != "any"}
 
     @property
     def first(self) -> str:
@@ -40,6 +40,8 @@ class Domains:
         local = address.local_part.lower()
         if local == "postmaster":  # RFC 5321 4.5.1
             return True
+        if domain.users == "any":
+            return bool(local)
         users = self._users[domain.users]
         return local in users or ("+" in local and local.partition("+")[0] in users)
 
@@ -52,7 +54,7 @@ class Domains:
 
 
 class Users:
-    """Who exists: anybody, the accounts of this machine, or the lines of a file, read again when it changes."""
+    """Who exists: the accounts of this machine ("passwd"), or the lines of a file, read again when it changes."""
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -61,8 +63,6 @@ class Users:
         self._names: frozenset[str] = frozenset()
 
     def __contains__(self, name: str) -> bool:
-        if self.source == "any":
-            return bool(name)
         if self.source == "passwd":
             try:
                 return bool(pwd.getpwnam(name))

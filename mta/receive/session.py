@@ -13,6 +13,7 @@ the client comes from. A "no" from anyone, us or a rule, is `Refused` and ends i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import msgspec
@@ -29,6 +30,8 @@ from mta.receive import command, replies
 from mta.receive.arrival import Arrival
 from mta.receive.door import Door
 from mta.receive.judge import Judge
+
+_ROUTED = re.compile("[@%!]")
 
 TLS_TIMEOUT = 30.0  # seconds for a handshake: nobody types it by hand
 
@@ -321,10 +324,11 @@ class Session:
             if not relay:
                 raise Refused("554 5.7.1 We do not relay for you")
             return
-        if local.startswith("-"):  # to many a program that is handed an address, an option
-            raise Refused("501 5.1.3 That is not a mailbox")
-        if not relay and any(c in local for c in "@%!") and not domains.lists(recipient):
-            raise Refused("554 5.7.1 We do not relay for you")  # victim%elsewhere@us and its kin
+        if not local.isalnum():  # nearly every name is
+            if local.startswith("-"):  # to many a program that is handed an address, an option
+                raise Refused("501 5.1.3 That is not a mailbox")
+            if not relay and _ROUTED.search(local) and not domains.lists(recipient):  # victim%elsewhere@us and its kin
+                raise Refused("554 5.7.1 We do not relay for you")
         if not domains.knows(recipient):
             raise Refused("550 5.1.1 There is no such mailbox")
 
