@@ -314,7 +314,7 @@ def test_many_writers_share_a_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("number", [28, 5])  # ENOSPC, EIO
 def test_a_failing_disk_is_told_and_what_failed_is_written_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, events: list[tuple[str, dict[str, Any]]]
 ) -> None:
     store = DurableStore(str(tmp_path), ROOM)
     store.set("before", 1)
@@ -328,6 +328,7 @@ def test_a_failing_disk_is_told_and_what_failed_is_written_later(
         with pytest.raises(StoreUnavailable, match=os.strerror(number)):
             store.set(name, 2)
     assert store.get("before") == 1
+    assert events == [("store_failed", {"reason": os.strerror(number)})], "told once"
     monkeypatch.setattr("os.fdatasync", real)
     store.set("after", 3)
     store.close()

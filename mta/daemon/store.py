@@ -48,6 +48,7 @@ class DurableStore:
         self._buckets: set[tuple[str, str]] = set()  # buckets changed since they were last written
         self._saved = time.monotonic()
         self._snapshot_size = 0
+        self._failing = False  # the last write failed
         self._recover()
         self._batch: offload.Batch[None] = offload.Batch(self._write, "store")
         self._tidying = gevent.spawn(self._tidy)
@@ -128,7 +129,11 @@ class DurableStore:
         try:
             self._batch.do(changes)
         except OSError as error:
+            if not self._failing:  # told once, not for every change
+                log.event("store_failed", reason=error.strerror or str(error))
+            self._failing = True
             raise StoreUnavailable(f"the store cannot be written: {error.strerror or error}") from None
+        self._failing = False
 
     def _write(self, items: list[list[Change]]) -> list[BaseException | None]:
         """In the log's thread: all items together, or none of them."""
@@ -142,7 +147,6 @@ class DurableStore:
         return [None] * len(items)
 
     def _tidy(self) -> None:
-        failing = False
         while True:
             gevent.sleep(_TIDY)
             try:
@@ -151,11 +155,12 @@ class DurableStore:
                     self.save_buckets()
                 if self._files.written > max(_GROWN, 2 * self._snapshot_size) or len(self._doubt) > _CARRIED:
                     self.snapshot()
-                failing = False
-            except (OSError, StoreError) as error:
-                if not failing:  # once, not every second
+            except StoreUnavailable:
+                pass  # it was told, and what is lazy is tried again
+            except OSError as error:
+                if not self._failing:
                     log.event("store_failed", reason=str(error))
-                failing = True
+                self._failing = True
             except Exception as error:
                 log.bug(error, stage="store")
 
@@ -193,8 +198,8 @@ class DurableStore:
         self._tidying.kill()
         try:
             self.save_buckets()
-        except StoreError as error:
-            log.event("store_failed", reason=str(error))
+        except StoreUnavailable:
+            pass
         self._batch.close()
         self._files.close()
 
