@@ -91,6 +91,36 @@ assert(dns.listed("bad.example", "zen.example.test") == nil)
     assert not verdict.failed, world.said("rule_failed")
 
 
+def test_json_there_and_back(run: Run, world: FakeWorld) -> None:
+    verdict = run(
+        r"""
+local function same(text)
+  local again = json.encode(json.decode(text))
+  assert(again == text, again)
+end
+same('{"a":[1,2.5,"x",true,false,{"b":[[1],[2]]}]}') same('"caf\xc3\xa9 \xe2\x82\xac"') same("5") same("true")
+same('"\\u0000\\u001f\\u0022\\u005c"') same("[[1]]")
+assert(json.decode('"\\u00e9 \\u20ac \\ud83d\\ude00"') == "é € 😀")
+assert(json.decode(' [1, 1e2, null, 3] ')[4] == 3)
+assert(json.decode("null") == nil)
+assert(json.encode("\xff") == '"\\u00ff"', "text that is no UTF-8 is Latin-1")
+local long = ("["):rep(100000)
+for _, bad in ipairs({ "", "{", "[1,]", "nul", "{'a':1}", "[1] x", '"\xff"', long, ("1"):rep(300000) }) do
+  local value, why = json.decode(bad)
+  assert(value == nil and why, bad:sub(1, 20))
+end
+for _, bad in ipairs({ print, { print }, { 1, [3] = 2 }, { [1.5] = 1 }, 0 / 0, 1 / 0 }) do
+  assert(not pcall(json.encode, bad))
+end
+local loop = {}
+loop.loop = loop
+assert(not pcall(json.encode, loop))
+mail.vars.text = "caf\xe9"
+"""
+    )
+    assert not verdict.failed, world.said("rule_failed")
+
+
 @pytest.mark.parametrize(
     "line, error",
     [
