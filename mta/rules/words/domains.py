@@ -22,6 +22,11 @@ def _suffixes() -> PublicSuffixList:
     return PublicSuffixList(accept_unknown=True)
 
 
+@functools.lru_cache(maxsize=4096)
+def _root(name: str) -> str:
+    return _suffixes().privatesuffix(name) or name
+
+
 def _name(text: str) -> str:
     name = fold(text.strip().strip("."))
     if not name or len(name) > 255 or ".." in name:
@@ -32,8 +37,7 @@ def _name(text: str) -> str:
 @lua
 def root_domain(domain: str) -> str:
     """The part of a name that somebody registered: a.b.example.co.uk -> example.co.uk. A public suffix is itself."""
-    name = _name(domain)
-    return _suffixes().privatesuffix(name) or name
+    return _root(_name(domain))
 
 
 @lua
