@@ -28,7 +28,6 @@ PLACES = ("mta.toml", "mta-dev/mta.toml", "/etc/mta/mta.toml")
 
 # Known to come, so that nobody wonders about the spelling; never silently ignored.
 NOT_BUILT = {
-    "service": "services are not built yet",
     "rules.domains": "rules for each domain are not built yet",
 }
 NOT_BUILT_VALUES = {
@@ -317,6 +316,14 @@ class _Reader:
             self.place(route, ("route", name))
             if name in settings.domain:
                 self.complain(("route", name), f"{name} is a domain of ours; set transport there")
+
+        for name, service in settings.service.items():
+            at = ("service", name)
+            if not re.fullmatch(r"[a-z_][a-z0-9_]*", name):
+                self.complain(at, f"{name!r} cannot be a word in rules; write it with letters, digits and _")
+            wrong = service.complaint()
+            if wrong:
+                self.complain((*at, wrong[0]), " ".join(wrong))
 
     def listener(self, listener: Listener, at: Key) -> None:
         try:

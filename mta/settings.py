@@ -43,6 +43,10 @@ def not_negative(value: float) -> str | None:
     return None if value >= 0 else "must be 0 or more"
 
 
+def shown_whole(value: int) -> str | None:
+    return None if 0 < value <= 256 << 10 else "must be greater than 0 and at most 256K"
+
+
 def one_of(*words: str) -> Check:
     return lambda value: None if value in words else "must be one of " + ", ".join(words)
 
@@ -230,7 +234,7 @@ class Keys:
 
 @dataclass(frozen=True)
 class Service:
-    """A helper outside us which rules ask by its name: service.NAME(...)."""
+    """A program which rules ask by its name: service.NAME(...)."""
 
     type: str = opt("program", "program.", one_of("program"))
     fault: str = opt(
@@ -246,8 +250,23 @@ class Service:
         "none", "What it reads: mail, part, text (of the call), or none.", one_of("mail", "part", "text", "none")
     )
     codes: list[int] = opt(list, "Exit codes that are answers; any other is a fault. Empty: all are answers.")
-    output: int = opt(64 << 10, "How much of its stdout, and of its stderr, is kept.", positive, unit="bytes")
+    output: int = opt(
+        64 << 10, "How much of its stdout, and of its stderr, a rule gets; at most 256K.", shown_whole, unit="bytes"
+    )
     folder: str = opt("/", "The folder it runs in.", unit="path")
+
+    def complaint(self) -> tuple[str, str] | None:
+        """(the setting that cannot work, why); None if all can."""
+        if not self.arguments:
+            return "arguments", 'needs the program and its arguments: ["clamscan", "-"]'
+        if "{" in self.arguments[0]:
+            return "arguments", "begins with the program, which cannot depend on the mail"
+        if any("\0" in text for text in (*self.arguments, *self.environment)):
+            return "arguments", "cannot hold a NUL"
+        for line in self.environment:
+            if not line.partition("=")[1] or line.startswith("="):
+                return "environment", f'must hold "NAME=value", not {line!r}'
+        return None
 
 
 @dataclass(frozen=True)

@@ -254,4 +254,3 @@ def test_what_no_argument_can_hold() -> None:
     assert fill_environment({"SENDER": "<{sender}>"}, VALUES) == {b"SENDER": b"<a@b.test>"}
     with pytest.raises(ValueError, match="NUL"):
         fill_environment({"X": "{nul}"}, VALUES)
-    assert program.names("--from={sender}:{client}") == {"sender", "client"}

@@ -6,6 +6,7 @@ from pathlib import Path
 import gevent
 import pytest
 
+from mta import config
 from mta.log import log
 from mta.message.message import Message
 from mta.message.reply import Refused
@@ -175,8 +176,8 @@ def test_only_so_many_at_once() -> None:
 @pytest.mark.parametrize(
     ("setting", "complaint"),
     [
-        ({}, r"\[service.it\] arguments: name the program"),
-        ({"arguments": ["{sender}"]}, "which program runs cannot depend on the mail"),
+        ({}, r"\[service.it\] arguments needs the program"),
+        ({"arguments": ["{sender}"]}, "arguments begins with the program, which cannot depend on the mail"),
         ({"arguments": ["x"], "environment": ["WRONG"]}, '"NAME=value"'),
         ({"arguments": ["x\0y"]}, "NUL"),
     ],
@@ -184,6 +185,26 @@ def test_only_so_many_at_once() -> None:
 def test_settings_that_cannot_work(setting: dict, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         one(**setting)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[service.scan]\n", "mta.toml:1: [service.scan] arguments needs the program and its arguments"),
+        ('[service.scan]\narguments = ["{x}"]', "mta.toml:2: [service.scan] arguments begins with the program"),
+        (
+            '[service.scan]\narguments = ["x"]\noutput = "1M"',
+            "mta.toml:3: [service.scan] output must be greater than 0",
+        ),
+        ('[service."a-b"]\narguments = ["x"]', "'a-b' cannot be a word in rules"),
+        ('[service.scan]\ntype = "ftp"', "type must be one of program"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "mta.toml").write_text(text)
+    with pytest.raises(config.ConfigError) as error:
+        config.read(tmp_path / "mta.toml")
+    assert said in str(error.value)
 
 
 def test_an_answer_is_flat() -> None:

@@ -112,11 +112,6 @@ class Places:
         self._free.release()
 
 
-def names(template: str) -> set[str]:
-    """The placeholders of an argument: {"sender"} for "--from={sender}"."""
-    return set(_PLACE.findall(template))
-
-
 def fill(arguments: Sequence[str], values: Mapping[str, Text]) -> list[bytes]:
     """The arguments with `{name}` replaced. Raises ValueError for what must not reach a program.
 

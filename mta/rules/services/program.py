@@ -24,15 +24,9 @@ class Program:
     """One `[service.NAME]` of type program. Raises ValueError for settings that cannot work."""
 
     def __init__(self, setting: Service) -> None:
-        if not setting.arguments:
-            raise ValueError('arguments: name the program and its arguments: ["clamscan", "-"]')
-        if program.names(setting.arguments[0]):
-            raise ValueError("arguments: which program runs cannot depend on the mail")
-        wrong = [line for line in setting.environment if not line.partition("=")[1] or line.startswith("=")]
+        wrong = setting.complaint()
         if wrong:
-            raise ValueError(f'environment: {wrong[0]!r} must be "NAME=value"')
-        if any("\0" in text for text in (*setting.arguments, *setting.environment)):
-            raise ValueError("no argument can hold a NUL")
+            raise ValueError(" ".join(wrong))
         self._setting = setting
         given = (line.partition("=") for line in setting.environment)
         self._environment = {**program.CLEAN, **{name: value for name, _, value in given}}
