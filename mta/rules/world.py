@@ -13,7 +13,7 @@ from mta.rules.leases import Rates
 from mta.rules.lists import GivenLists, Lists
 from mta.rules.services import Service, Services
 from mta.rules.store import MemoryStore, SharedStore, Store
-from mta.rules.words import system
+from mta.rules.words import domains, system
 
 if TYPE_CHECKING:
     from mta.net.calls import Caller
@@ -111,6 +111,7 @@ class LiveWorld:
         folders = [rules.lists] if rules else []
         self.lists: Lists | GivenLists = Lists(folders, offload.background, run=offload.run)
         self._run = offload.run
+        offload.background(offload.run, domains.suffixes)  # reading it at the first question would hold up everybody
         self.random = random.random
         self.now = time.time
         self.log = log.event

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @functools.cache
-def _suffixes() -> PublicSuffixList:
-    """The public suffix list that came with the package; read when first needed (60 ms)."""
+def suffixes() -> PublicSuffixList:
+    """The public suffix list that came with the package; read once a process (60 ms)."""
     from publicsuffixlist import PublicSuffixList
 
     return PublicSuffixList(accept_unknown=True)
@@ -24,7 +24,7 @@ def _suffixes() -> PublicSuffixList:
 
 @functools.lru_cache(maxsize=4096)
 def _root(name: str) -> str:
-    return _suffixes().privatesuffix(name) or name
+    return suffixes().privatesuffix(name) or name
 
 
 def _name(text: str) -> str:
@@ -44,7 +44,7 @@ def root_domain(domain: str) -> str:
 def public_suffix(domain: str) -> str:
     """The part nobody owns: co.uk."""
     name = _name(domain)
-    return _suffixes().publicsuffix(name) or name
+    return suffixes().publicsuffix(name) or name
 
 
 @lua
