@@ -6,6 +6,8 @@ boot is not believed. A store into it costs 0.3 us.
 
 from __future__ import annotations
 
+import mmap
+
 from mta.spool.disk import Disk
 
 FILE = "in-hand"
@@ -42,6 +44,12 @@ class Hand:
         if slot:
             self._memory[slot * SLOT] = 0
             self._free.append(slot)
+
+    def close(self) -> None:
+        self._slots.clear()
+        self._free.clear()
+        if isinstance(self._memory, mmap.mmap):
+            self._memory.close()
 
 
 def read(memory: bytes) -> list[str]:

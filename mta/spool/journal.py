@@ -369,6 +369,7 @@ class JournalSpool:
         while self._busy:  # what the thread has kept is still to be counted
             offload.pause(0.001)
         self._writer.close()
+        self._hand.close()
         if not self._index.entries and all(s.written == s.applied for s in self._segments.order):
             adoption.remove(self._disk, self._folder)
         else:

@@ -11,9 +11,11 @@ from pathlib import Path
 import gevent
 
 from tests.crash.ledger import Ledger, delivered
-from tests.daemon import Server
+from tests.daemon import Server, free_ports
 
 MAILS = 20_000
+
+Recorder = Callable[[str, object], None]
 CONFIG = """
 [queue]
 retry = ["1s"]
@@ -25,9 +27,9 @@ def workers(server: Server) -> list[int]:
     return [pid for name, pid in server.workers().items() if name.startswith("worker")]
 
 
-def reckon(server: Server, ledger: Ledger, record_property: Callable[[str, object], None]) -> None:
+def reckon(server: Server, ledger: Ledger, record_property: Recorder) -> None:
     """Wait until the queue is empty, then compare what was promised with what is there."""
-    server.until(lambda: server.status().get("waiting") == 0, "the queue did not get empty", 60)
+    server.until(lambda: server.waiting() == 0, "the queue did not get empty", 60)
     copies, torn = delivered(server.folder / "Maildir")
     lost = ledger.acknowledged - set(copies)
     unheard = set(copies) - ledger.acknowledged
@@ -43,10 +45,7 @@ def reckon(server: Server, ledger: Ledger, record_property: Callable[[str, objec
     assert duplicates <= MAILS // 100, "a kill may repeat only what was in hand"
 
 
-def test_twenty_thousand_mails_while_workers_and_the_master_die(
-    tmp_path: Path, record_property: Callable[[str, object], None]
-) -> None:
-    from tests.daemon import free_ports
+def test_twenty_thousand_mails_while_workers_and_the_master_die(tmp_path: Path, record_property: Recorder) -> None:
 
     port = next(free_ports(1))
     config = f'[[listener]]\naddress = "127.0.0.1:{port}"\n{CONFIG}'
@@ -78,7 +77,7 @@ def test_a_killed_workers_queue_is_in_delivery_again_within_two_seconds(tmp_path
         died, before = time.monotonic(), len(server.events("deferred"))
         server.until(lambda: len(server.events("deferred")) > before, "nobody tried them again", 10)
         assert time.monotonic() - died < 2.0 + 1.5  # the retry of one second itself, and a scheduler's mercy
-        server.until(lambda: server.status().get("waiting") == 20, "the queue is not whole", 10)
+        server.until(lambda: server.waiting() == 20, "the queue is not whole", 10)
 
 
 def test_eight_workers_become_two_with_a_full_queue(tmp_path: Path) -> None:
@@ -89,10 +88,10 @@ def test_eight_workers_become_two_with_a_full_queue(tmp_path: Path) -> None:
         ledger = Ledger(server.port, sessions=16, mails=800)
         ledger.start()
         ledger.wait(60)
-        server.until(lambda: server.status().get("waiting", 0) >= 800, "the queue is not full")
+        server.until(lambda: server.waiting() >= 800, "the queue is not full")
         server.configure(config.format(2) + here)
         server.reload()
-        server.until(lambda: server.status().get("waiting") == 0, "the queue did not get empty", 60)
+        server.until(lambda: server.waiting() == 0, "the queue did not get empty", 60)
         copies, torn = delivered(server.folder / "Maildir")
         assert ledger.acknowledged <= set(copies)
         assert not torn
@@ -108,7 +107,7 @@ def test_ten_reloads_under_load_break_no_connection(tmp_path: Path) -> None:
             gevent.sleep(0.2)
         ledger.wait(120)
         assert ledger.broken == 0, f"{ledger.broken} connections were broken: {ledger.reasons}"
-        server.until(lambda: server.status().get("waiting") == 0, "the queue did not get empty", 60)
+        server.until(lambda: server.waiting() == 0, "the queue did not get empty", 60)
         copies, torn = delivered(server.folder / "Maildir")
         assert set(copies) == ledger.acknowledged
         assert sum(copies.values()) == len(copies)

@@ -136,12 +136,14 @@ def work(disk: Virtual, seed: int, commits: int, fail: Callable[[str, str], Any]
         text = (
             f"Subject: {id}\r\n\r\n".encode() + dice.randbytes(dice.choice([10, 500, 3000, 5000, 9000])).hex().encode()
         )
+        message = Message(text)
         if dice.random() < 0.15:
             body = spool.body()
-            body.write(text)
-            message = body.finish()
-        else:
-            message = Message(text)
+            try:
+                body.write(text)
+                message = body.finish()
+            except Refused:
+                body.discard()
         message.headers.prepend("Received", f"from nowhere as {id}")
         return id, message
 
