@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from mta.spool.recovery import read
+
 TREE = Path(__file__).parent.parent
 
 TABLES = {
@@ -126,6 +128,12 @@ class Server:
             for child in status.get("children", [])
             if child["state"] == "ready" and child["generation"] in (status["generation"], 0)
         }
+
+    def waiting(self) -> int:
+        """Mails in the spool, whoever they belong to. Counts what workers tell, then looks at the folders."""
+        workers = [child for child in self.status().get("children", []) if child["name"] != "registry"]
+        told = sum(child.get("work", {}).get("spool", {}).get("mails", 1) for child in workers)
+        return told or sum(1 for _ in read(str(self.folder / "spool")))
 
     # -- mail --------------------------------------------------------------------------------------------------------
 

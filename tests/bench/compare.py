@@ -8,7 +8,6 @@ for each mail (c20) and once on kept connections (d20). Both servers are durable
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import socket
@@ -19,10 +18,12 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 from load import Round, measure
 from postfix import Postfix, missing
+
+from mta.daemon.control import Line
+
+TREE = Path(__file__).parents[2]
 
 CONFIG = """
 [server]
@@ -55,10 +56,9 @@ class Ours:
         (self.folder / "rules" / "main.lua").write_text(RULES)
         config = self.folder / "mta.toml"
         config.write_text(CONFIG.format(port=self.port, workers=self.workers))
-        self.command = [sys.executable, "-m", "mta"]
-        self.config = str(config)
         with open(self.folder / "output", "w") as output:
-            self.server = subprocess.Popen([*self.command, "serve", "-c", self.config], stdout=output, stderr=output)
+            words = [sys.executable, "-m", "mta", "serve", "-c", str(config)]
+            self.server = subprocess.Popen(words, cwd=TREE, stdout=output, stderr=output)
         self.pid = self.server.pid
         for _ in range(100):
             try:
@@ -70,10 +70,9 @@ class Ours:
         raise RuntimeError("we do not answer: " + (self.folder / "output").read_text()[-2000:])
 
     def waiting(self) -> int:
-        done = subprocess.run(
-            [*self.command, "status", "-c", self.config, "--json"], capture_output=True, text=True, check=True
-        )
-        return int(json.loads(done.stdout)["waiting"])
+        with Line(str(self.folder / "run")) as line:
+            children = line.ask("status")["children"]
+        return sum(child["work"]["spool"]["mails"] for child in children if "work" in child)
 
     def __exit__(self, *_: object) -> None:
         self.server.send_signal(signal.SIGTERM)
