@@ -165,6 +165,7 @@ local function over(r, ok, tag, a, b, c, d)
   run = nil
   if ok and not dead then
     if tag == OVER then
+      r.co = false
       if idlers < 64 then
         idlers = idlers + 1
         idle[idlers] = co

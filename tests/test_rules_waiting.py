@@ -1,0 +1,298 @@
+"""Rules that wait: many at once, each with its own answer; wherever in Lua they wait; cut when it takes too long."""
+
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import gevent
+import pytest
+
+from mta import settings
+from mta.message.address import Address
+from mta.net.dns import Resolver
+from mta.rules import example
+from mta.rules.transaction import Transaction
+from mta.rules.world import INSIDE, LiveWorld, Unanswered
+from tests.fake_dns import FakeDns
+from tests.rules_kit import Bench, rule
+
+
+class Slowly:
+    """A resolver that answers every name with itself, after a while."""
+
+    def __init__(self, seconds: float = 0.005) -> None:
+        self.seconds, self.waiting, self.most = seconds, 0, 0
+
+    def lookup(self, name: str, type: str) -> list[str]:
+        self.waiting += 1
+        self.most = max(self.most, self.waiting)
+        try:
+            gevent.sleep(random.random() * self.seconds)
+        finally:
+            self.waiting -= 1
+        return [f"{type} of {name}"]
+
+
+class Collecting(LiveWorld):
+    """The live world, with the events kept."""
+
+    def __init__(self, resolver: object) -> None:
+        super().__init__(resolver)  # type: ignore[arg-type]
+        self.events: list[tuple[str, dict[str, object]]] = []
+        self.log = lambda event, **fields: self.events.append((event, fields))
+
+
+def mail_from(name: str, stage: str = "rcpt") -> Transaction:
+    tx = example.transaction(stage)
+    tx.sender = Address(name, "example.com")
+    return tx
+
+
+@pytest.fixture
+def watched() -> Iterator[None]:
+    with gevent.Timeout(60):
+        yield
+
+
+def test_a_thousand_at_once_each_with_its_own_answer(tmp_path: Path, watched: None) -> None:
+    body = """
+      local seen = {}
+      for n = 1, 5 do
+        local name = mail.sender.local_part .. "." .. n
+        local ok, answer = pcall(dns.lookup, name, "TXT")
+        if answer[1] ~= "TXT of " .. name then return deny("550 " .. answer[1]) end
+        seen[n] = answer[1]
+      end
+      mail.vars.seen = seen
+      return accept("250 " .. mail.sender.local_part)"""
+    resolver = Slowly()
+    bench = Bench(tmp_path, rule(body), Collecting(resolver))
+    wrong = []
+
+    def one(number: int) -> None:
+        tx = mail_from(f"u{number}")
+        verdict = bench.rules.run("rcpt", tx)
+        if verdict.kind != "accept" or verdict.reply is None or verdict.reply.text != f"u{number}":
+            wrong.append((number, verdict))
+        if tx.vars != {"seen": [f"TXT of u{number}.{n}" for n in range(1, 6)]}:
+            wrong.append((number, tx.vars))
+
+    gevent.joinall([gevent.spawn(one, number) for number in range(1000)], raise_error=True)
+    assert not wrong and resolver.most > 300
+    assert INSIDE.depth == 0
+
+
+def test_what_a_parked_rule_weighs(tmp_path: Path, watched: None) -> None:
+    bench = Bench(tmp_path, rule("local l = dns.lookup('x') return accept()"), Collecting(Slowly(0.2)))
+    runtime = bench.rules._runtime
+    runtime.collect()
+    before = runtime.used()
+    waiting = [gevent.spawn(bench.rules.run, "rcpt", mail_from(f"u{n}")) for n in range(1000)]
+    gevent.sleep(0)
+    gevent.sleep(0)
+    runtime.collect()
+    each = (runtime.used() - before) / 1000
+    gevent.joinall(waiting, raise_error=True)
+    assert all(w.value.kind == "accept" for w in waiting)
+    assert 1000 < each < 8192, f"{each:.0f} bytes"
+
+
+ANYWHERE = {
+    "pcall": "local ok, l = pcall(dns.lookup, 'x') return ok and l[1]",
+    "xpcall": "local ok, l = xpcall(dns.lookup, print, 'x') return l[1]",
+    "pcall in pcall": "local _, _, l = pcall(pcall, dns.lookup, 'x') return l[1]",
+    "coroutine": "return coroutine.wrap(function() return dns.lookup('x')[1] end)()",
+    "coroutine in coroutine": """
+      local inner = coroutine.create(function() coroutine.yield(1) return dns.lookup('x')[1] end)
+      local outer = coroutine.wrap(function()
+        assert(select(2, coroutine.resume(inner)) == 1)
+        return select(2, coroutine.resume(inner))
+      end)
+      return outer()""",
+    "generator": """
+      local names = coroutine.wrap(function() for _, n in ipairs{'a', 'x'} do coroutine.yield(dns.lookup(n)[1]) end end)
+      assert(names() == 'A of a')
+      return names()""",
+    "iterator": "for l in function() return dns.lookup('x') end do return l[1] end",
+    "index": "return setmetatable({}, {__index = function(_, k) return dns.lookup(k)[1] end}).x",
+    "newindex": "local v setmetatable({}, {__newindex = function(_, k) v = dns.lookup(k)[1] end}).x = 1 return v",
+    "call": "return setmetatable({}, {__call = function(_, k) return dns.lookup(k)[1] end})('x')",
+    "add": "return setmetatable({}, {__add = function(_, k) return dns.lookup(k)[1] end}) + 'x'",
+    "concat": "return setmetatable({}, {__concat = function(_, k) return dns.lookup(k)[1] end}) .. 'x'",
+    "unary": "return -setmetatable({}, {__unm = function() return dns.lookup('x')[1] end})",
+    "length": "return #setmetatable({}, {__len = function() return dns.lookup('x')[1] end})",
+    "less": "local t = setmetatable({}, {__lt = function() return dns.lookup('x') end}) return t < t and 'A of x'",
+    "close": """
+      local v
+      do local c <close> = setmetatable({}, {__close = function() v = dns.lookup('x')[1] end}) end
+      return v""",
+    "pairs": """
+      local t = setmetatable({}, {__pairs = function() return next, dns.lookup('x') end})
+      for _, v in pairs(t) do return v end""",
+    "after an error": "pcall(function() pcall(error) error('x') end) return dns.lookup('x')[1]",
+}
+
+
+@pytest.mark.parametrize("name", ANYWHERE)
+def test_waiting_works_anywhere(name: str, tmp_path: Path, watched: None) -> None:
+    main = f"local function find()\n{ANYWHERE[name]}\nend\n" + rule('return accept("250 " .. tostring(find()))')
+    bench = Bench(tmp_path, main, Collecting(Slowly()))
+
+    def one() -> str:
+        return str(bench.rules.run("rcpt", mail_from("a")).reply)
+
+    found = [gevent.spawn(one) for _ in range(20)]
+    gevent.joinall(found, raise_error=True)
+    assert {f.value for f in found} == {"250 A of x"}, bench.world.events[:1]
+
+
+IN_C = {
+    "sort": "table.sort({3, 1, 2}, function(a, b) dns.lookup('x') return a < b end)",
+    "gsub": "string.gsub('abc', '%w', function(c) return dns.lookup(c)[1] end)",
+    "tostring": "tostring(setmetatable({}, {__tostring = function() return dns.lookup('x')[1] end}))",
+    "coroutine inside gsub": "string.gsub('abc', '%w', function(c) return coroutine.wrap(dns.lookup)(c)[1] end)",
+}
+
+
+@pytest.mark.parametrize("name", IN_C)
+def test_where_c_waits_for_lua_it_is_an_error_that_says_so(name: str, tmp_path: Path) -> None:
+    bench = Bench(tmp_path, rule("\n" + IN_C[name]))
+    assert bench.run("rcpt").failed
+    assert bench.failure.startswith("main.lua:3: what waits cannot be used inside a function given to table.sort")
+
+
+def test_a_rules_own_yield_is_not_taken_for_a_wait(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, rule("coroutine.yield('dns.lookup', 'x')"))
+    assert bench.run("rcpt").failed and "outside a coroutine" in bench.failure
+
+
+def test_answers(tmp_path: Path) -> None:
+    body = """
+      local none, why = dns.lookup("nothing.example")
+      assert(#none == 0 and why == nil)
+      local later, why = dns.lookup("broken.example")
+      assert(later == nil and why == "broken.example A: SERVFAIL")
+      assert(dns.lookup("example.com")[1] == "192.0.2.7")
+      assert(dns.lookup(mail.sender.domain, "MX")[1] == "10 mail.example.com")
+      return accept()"""
+    bench = Bench(tmp_path, rule(body))
+    assert bench.run("rcpt").kind == "accept", bench.failures
+
+
+def test_odd_answers_cross_unharmed(tmp_path: Path) -> None:
+    odd = ["", "a:b", "5:hello", "x" * 300, "".join(map(chr, range(256))), "\0"]
+    bench = Bench(tmp_path, rule('for _, t in ipairs(dns.lookup("odd", "TXT")) do mail.vars["k" .. #t] = t end'))
+    bench.world.dns["odd"] = {"TXT": odd}
+    bench.run("rcpt")
+    assert bench.tx.vars == {"k0": "", "k3": "a:b", "k7": "5:hello", "k300": "x" * 300, "k256": odd[4], "k1": "\0"}
+
+
+def test_too_many_answers_are_cut(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, rule('log.info(#dns.lookup("big", "TXT"))'))
+    bench.world.dns["big"] = {"TXT": ["x" * 300_000] * 10}
+    bench.run("rcpt")
+    assert bench.messages == ["3"]
+
+
+def test_a_wait_is_cut_at_the_wall(tmp_path: Path, watched: None) -> None:
+    world = Collecting(Slowly())
+    world._resolver.lookup = lambda name, type: gevent.sleep(60)  # type: ignore[attr-defined]
+    bench = Bench(tmp_path, rule("\nlocal ok = pcall(dns.lookup, 'x')\nreturn accept()"), world, wall=0.2)
+    began = time.monotonic()
+    verdict = bench.rules.run("rcpt", mail_from("a"))
+    assert 0.1 < time.monotonic() - began < 5 and verdict.failed
+    ((event, fields),) = world.events
+    assert (event, fields["where"], fields["rule"]) == ("rule_failed", "main.lua:3", "a rule")
+    assert fields["error"] == "the stage took longer than 0.2 s (rules.wall)"
+
+
+def test_the_wall_is_for_the_whole_stage(tmp_path: Path, watched: None) -> None:
+    world = Collecting(Slowly())
+    world._resolver.lookup = lambda name, type: gevent.sleep(0.05) or []  # type: ignore[attr-defined]
+    bench = Bench(tmp_path, rule("for i = 1, 100 do dns.lookup('x') end"), world, wall=0.3)
+    began = time.monotonic()
+    assert bench.rules.run("rcpt", mail_from("a")).failed
+    assert time.monotonic() - began < 3
+
+
+def test_whoever_waits_may_be_called_away(tmp_path: Path, watched: None) -> None:
+    """The client is gone, or its deadline fires: the wait ends, Lua forgets it, the others go on."""
+    world = Collecting(Slowly(0.3))
+    bench = Bench(tmp_path, rule("mail.vars.n = 1 dns.lookup('x') return accept()"), world)
+    txs = [mail_from(f"u{n}") for n in range(20)]
+    waiting = [gevent.spawn(bench.rules.run, "rcpt", tx) for tx in txs]
+    gevent.sleep(0.01)
+    for one in waiting[::2]:
+        one.kill(ValueError("gone"), block=False)
+    gevent.joinall(waiting)
+    assert all(w.value.kind == "accept" for w in waiting[1::2])
+    assert INSIDE.depth == 0
+    again = bench.rules.run("rcpt", txs[0])
+    assert again.kind == "accept", "and the same mail could go on"
+
+
+def test_an_endless_loop_does_not_stop_the_others(tmp_path: Path, watched: None) -> None:
+    main = rule("while true do pcall(function() while true do end end) end", "helo") + rule(
+        "dns.lookup('x') return accept()"
+    )
+    bench = Bench(tmp_path, main, Collecting(Slowly()))
+    served = []
+
+    def good(number: int) -> None:
+        if bench.rules.run("rcpt", mail_from(f"u{number}")).kind == "accept":
+            served.append(number)
+
+    def bad() -> None:
+        assert bench.rules.run("helo", example.transaction("helo")).failed
+
+    all_of_them = [gevent.spawn(good, n) for n in range(50)] + [gevent.spawn(bad) for _ in range(3)]
+    gevent.joinall(all_of_them + [gevent.spawn(good, n) for n in range(50, 100)], raise_error=True)
+    assert sorted(served) == list(range(100))
+
+
+def test_a_bug_of_ours_while_a_rule_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bugs: list[BaseException] = []
+    monkeypatch.setattr("mta.log.bug", lambda error, **_: bugs.append(error))
+    bench = Bench(tmp_path, rule("local l, why = dns.lookup('x') log.info(why) return accept()"))
+    bench.world.lookup = lambda name, type: 1 / 0  # type: ignore[assignment]
+    assert bench.run("rcpt").kind == "accept"
+    assert bench.messages == ["the server failed"] and isinstance(bugs[0], ZeroDivisionError)
+
+
+def test_a_live_world_asks_the_real_resolver(tmp_path: Path, watched: None) -> None:
+    with FakeDns({"example.com": {"MX": ["10 mail.example.com."]}, "bad.example": {"A": "SERVFAIL"}}) as server:
+        world = Collecting(Resolver(settings.Dns(servers=[server.server], timeout=2)))
+        body = """
+          assert(dns.lookup("example.com", "MX")[1] == "10 mail.example.com")
+          assert(#dns.lookup("no.example.com") == 0)
+          local l, why = dns.lookup("bad.example")
+          assert(l == nil and why:find("SERVFAIL"))
+          return accept()"""
+        bench = Bench(tmp_path, rule(body), world)
+        assert bench.rules.run("rcpt", mail_from("a")).kind == "accept", world.events
+
+
+def test_unanswered_is_not_an_error(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, rule("local l, why = dns.lookup('x') if not l then return defer('450 4.4.3 ' .. why) end"))
+
+    def lookup(name: str, type: str) -> list[str]:
+        raise Unanswered("nobody knows")
+
+    bench.world.lookup = lookup  # type: ignore[method-assign]
+    assert str(bench.run("rcpt").reply) == "450 4.4.3 nobody knows"
+
+
+def test_without_a_hub(tmp_path: Path) -> None:
+    """Tools load and run rules with no gevent in the process."""
+    import subprocess
+    import sys
+
+    (tmp_path / "main.lua").write_text(rule("return deny('550 5.7.1 ' .. dns.lookup('example.com')[1])"))
+    program = (
+        "import sys\nfrom mta import settings\nfrom mta.rules import example\nfrom mta.rules.engine import Rules\n"
+        f"rules = Rules.load(settings.Rules(path={str(tmp_path)!r}), example.world())\n"
+        "print(rules.run('rcpt', example.transaction('rcpt')).reply, 'gevent' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.strip() == "550 5.7.1 192.0.2.7 False", done.stderr
