@@ -439,8 +439,8 @@ def becomes_nobody(tmp_path: Path) -> None:
 
 
 def certificate(folder: Path, name: str) -> None:
-    words = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2".split()
-    files = ["-keyout", folder / "key.pem", "-out", folder / "chain.pem"]
+    words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    files = ["-days", "2", "-keyout", folder / "key.pem", "-out", folder / "chain.pem"]
     subprocess.run([*words, *files, "-subj", f"/CN={name}"], check=True, capture_output=True)
 
 
@@ -472,3 +472,19 @@ def test_a_renewed_certificate_is_shown_after_a_reload_by_every_worker(tmp_path:
         (tmp_path / "key.pem").write_text("no key\n")
         assert "key.pem" in server.reload(code=1)
         assert b"two.test" in shown(port)
+
+
+def test_a_worker_is_replaced_while_somebody_edits_the_rules(tmp_path: Path) -> None:
+    with Server(tmp_path, rules='on.rcpt("no", function() return deny("550 5.7.1 In force") end)\n') as server:
+        server.rules("on.rcpt(")  # half saved
+        for name in ("worker 0", "worker 1"):
+            os.kill(server.workers()[name], signal.SIGKILL)
+            server.until(lambda: len(server.workers()) == 3, "it was not replaced")
+        with server.smtp() as client:
+            client.ehlo()
+            client.mail("a@b.test")
+            assert client.rcpt("you@demo.test")[1].startswith(b"5.7.1 In force")
+        assert "main.lua:" in server.reload(code=1)
+        (tmp_path / "rules" / "main.lua").unlink()
+        assert f"{tmp_path}/rules/main.lua" in server.reload(code=1)
+        assert len(os.listdir(tmp_path / "run" / "rules")) == 1

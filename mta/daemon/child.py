@@ -52,6 +52,7 @@ class Child:
         self.started = time.monotonic()
         self.killed_at: float | None = None
         self.error = ""  # what it said went wrong
+        self.rules = ""  # the copy of the rules it has, or was told to prepare
         self.folders: set[str] = set()  # spool folders it owns
         self._count = -1
         self._changed = self.started
@@ -78,6 +79,12 @@ class Child:
     def forgive(self, now: float) -> None:
         """We were away ourselves (a suspended machine): start counting anew."""
         self._changed = now
+
+    def prepare(self, rules: str) -> None:
+        """Load these rules, unless it has them."""
+        if self.rules != rules:
+            self.rules = rules
+            self.send(do="prepare", rules=rules)
 
     def drain(self, seconds: float, gently: bool = False) -> None:
         """Finish open work within so many seconds; 0 hurries. Gently: do not send clients away before it is time."""

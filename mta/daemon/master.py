@@ -35,6 +35,7 @@ from mta.daemon.child import Child, Pulses
 from mta.daemon.generation import Generation, certificates, contexts
 from mta.daemon.listening import ListenError, Listening
 from mta.daemon.reload import Reloads
+from mta.daemon.rulebook import Rulebook
 from mta.daemon.watching import Watch
 from mta.log import log
 from mta.settings import Settings
@@ -58,6 +59,7 @@ class Master:
         self.reloads = Reloads(self)
         self.listening = Listening(systemd.listen_fds())
         self.pulses = Pulses()
+        self.rulebook = Rulebook(config.settings.server.run)
         self.watch: Watch | None = None
         self.exit_code = 0
         self.began = time.time()
@@ -78,9 +80,9 @@ class Master:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         signal.signal(signal.SIGIO, lambda *_: None)  # its default is death, should a library have started a thread
         self._open()
-        self.fork(REGISTRY, self.generation)
+        self.fork(REGISTRY, self.generation, "")
         for slot in range(self.settings.server.workers):
-            self.fork(slot, self.generation)
+            self.fork(slot, self.generation, self.rulebook.current)
         try:
             while self.state != "ended":
                 self._wait()
@@ -109,6 +111,7 @@ class Master:
             os.makedirs(settings.spool.path, mode=0o700, exist_ok=True)
             privileges.readable([str(self.config.path), *certificates(settings)])
             logs.in_master(settings.log)
+            self.rulebook.keep(self.rulebook.copy(settings.rules.path))
             if settings.rules.watch:
                 self.watch = Watch(settings.rules.path)
         except (ListenError, privileges.PrivilegeError, OSError, ValueError) as error:
@@ -183,7 +186,8 @@ class Master:
 
     # -- children ----------------------------------------------------------------------------------------------------
 
-    def fork(self, slot: int, generation: Generation) -> Child:
+    def fork(self, slot: int, generation: Generation, rules: str) -> Child:
+        """A new process. `rules` is the folder a worker loads them from."""
         here, there = channel.pair()
         pulse = self.pulses.take()
         gc.freeze()  # what the parent has made stays shared memory
@@ -197,10 +201,11 @@ class Master:
                 self.listening.close()
                 _in_child(lambda: registry.run(self.settings, there, beat))
             self.listening.only(generation.bound)
-            _in_child(lambda: worker.run(generation, slot, there, beat))
+            _in_child(lambda: worker.run(generation, slot, rules, there, beat))
         there.close()
         here.signal_me()
         child = self.children[pid] = Child(pid, slot, generation.number if slot >= 0 else 0, here, pulse)
+        child.rules = rules
         return child
 
     def workers(self, generation: int | None = None, state: str = "") -> Iterator[Child]:
@@ -241,6 +246,9 @@ class Master:
             if len(list(self.workers(state="ready"))) == self.settings.server.workers:
                 self._serving()
         elif child.state == "ready":
+            if child.rules != self.rulebook.current and not self.reloads.change:  # they changed while it started
+                child.prepare(self.rulebook.current)
+                child.send(do="commit")
             for other in self.workers(state="ready"):
                 if other is not child:
                     other.send(do="unwatch", slot=child.slot)
@@ -302,7 +310,7 @@ class Master:
             if slot >= self.settings.server.workers:
                 del self.respawn[slot]
             elif slot not in running and now >= when:
-                self.fork(slot, self.generation)
+                self.fork(slot, self.generation, self.rulebook.current)
 
     def _give_folders(self, now: float) -> None:
         """Spool folders without an owner go to the ready workers in turn. One that is locked by others comes back."""

@@ -35,10 +35,11 @@ FIXED = ("server.run", "server.user", "server.group", "store.path", "store.memor
 
 
 class Change:
-    """A reload in hand: who has still to agree to the step, and whom to tell. `new` is None for rules."""
+    """A reload in hand: who has still to agree to the step, and whom to tell. `new` is None for a change of rules."""
 
-    def __init__(self, asked: list[int | None], new: Generation | None, waiting: set[int], step: str) -> None:
-        self.asked, self.new, self.waiting, self.step = asked, new, waiting, step
+    def __init__(self, asked: list[int | None], new: Generation | None, rules: str, waiting: set[int]) -> None:
+        self.asked, self.new, self.rules, self.waiting = asked, new, rules, waiting
+        self.step = "prepared"
         self.until = time.monotonic() + PATIENCE
 
     @property
@@ -87,9 +88,10 @@ class Reloads:
 
     def _rules(self, asked: int | None) -> None:
         ready = list(self.master.workers(state="ready"))
-        self.change = Change([asked], None, {child.pid for child in ready}, "prepared")
+        rules = self.master.rulebook.copy(self.master.settings.rules.path)
+        self.change = Change([asked], None, rules, {child.pid for child in ready})
         for child in ready:
-            child.send(do="prepare")
+            child.prepare(rules)
         if not ready:
             self._step_done()
 
@@ -97,9 +99,10 @@ class Reloads:
         master, settings = self.master, config.settings
         bound = master.listening.take(settings.listener, settings.server.workers)
         new = Generation(master.generation.number + 1, config, bound, contexts(settings, master.generation.contexts))
-        self.change = Change([asked], new, set(), "prepared")
+        rules = master.rulebook.copy(settings.rules.path)
+        self.change = Change([asked], new, rules, set())
         for slot in range(settings.server.workers):
-            self.change.waiting.add(master.fork(slot, new).pid)
+            self.change.waiting.add(master.fork(slot, new, rules).pid)
 
     # -- what the workers say ----------------------------------------------------------------------------------------
 
@@ -120,7 +123,7 @@ class Reloads:
         if self.change.new:
             self._give_up(child.error or f"a new worker died at its start ({how})")
         else:
-            self.heard(child, self.change.step)  # its successor loads what lies on disk
+            self.heard(child, self.change.step)
 
     def look(self, now: float) -> None:
         if self.change and now > self.change.until:
@@ -132,14 +135,17 @@ class Reloads:
             return
         if change.new is None and change.step == "prepared":
             contexts(master.settings, master.generation.contexts)  # for workers that are yet to be forked
+            master.rulebook.keep(change.rules)
             ready = list(master.workers(state="ready"))
             change.step, change.waiting = "in force", {child.pid for child in ready}
             for child in ready:
+                child.prepare(change.rules)  # one that got ready only meanwhile
                 child.send(do="commit")
             if ready:
                 return
         self.change = None
         if change.new:
+            master.rulebook.keep(change.rules)
             self._replace(change.new)
         generation = master.generation.number
         log.event("reloaded", what=change.what, generation=generation)
@@ -177,6 +183,7 @@ class Reloads:
         change, self.change = self.change, None
         if change is None:
             return
+        self.master.rulebook.drop(change.rules)
         if change.new:
             for child in self.master.workers(change.new.number):
                 child.state = "draining"
@@ -184,6 +191,7 @@ class Reloads:
             self.master.listening.back_to(self.master.generation.bound)
         else:
             for child in self.master.workers(state="ready"):
+                child.rules = self.master.rulebook.current
                 child.send(do="abort")
         self._failed(change.asked, error)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 import ssl
@@ -28,17 +29,17 @@ from mta.spool.journal import JournalSpool
 
 
 class Work:
-    """Make it after the fork. `owns(folder)` is told of our spool folder before it is made."""
+    """Make it after the fork. `rules` is the folder to load them from; `owns(folder)` is told of our spool folder."""
 
-    def __init__(self, generation: Generation, owns: Callable[[str], Any]) -> None:
+    def __init__(self, generation: Generation, rules: str, owns: Callable[[str], Any]) -> None:
         self.generation = generation
         self.settings = settings = generation.config.settings
         self.ids = Ids()
         self.resolver = Resolver(settings.dns)
         self.domains = Domains(settings)
         self.registry = Caller(os.path.join(settings.server.run, SOCKET))
-        self.world = LiveWorld(self.resolver, settings.rules, self.registry)
-        self.rules = Rules.load(settings.rules, self.world)
+        self.world = LiveWorld(self.resolver, settings.rules, self.registry, settings.service, settings.keys.path)
+        self.rules = self._load(rules)
         self._next: Rules | None = None  # loaded, not in force yet
         self._pages = Pages()
         self._watched: set[socket.socket] = set()
@@ -69,13 +70,16 @@ class Work:
 
     # -- rules and certificates change under our feet --------------------------------------------------------------
 
-    def prepare(self) -> str:
+    def _load(self, folder: str) -> Rules:
+        return Rules.load(dataclasses.replace(self.settings.rules, path=folder), self.world)
+
+    def prepare(self, rules: str) -> str:
         """Load rules and certificates anew, beside those in force. What is wrong with them, or nothing."""
         try:
             contexts(self.settings, {})
-            self._next = Rules.load(self.settings.rules, self.world)
+            self._next = self._load(rules)
         except (RulesError, ValueError, OSError) as error:
-            return str(error) or type(error).__name__
+            return (str(error) or type(error).__name__).replace(rules, self.settings.rules.path)
         return ""
 
     def commit(self) -> None:

@@ -44,8 +44,8 @@ def spool_folders(path: str) -> list[str]:
 
 
 class Worker:
-    def __init__(self, generation: Generation, slot: int, line: Channel) -> None:
-        self.generation, self.slot, self.line = generation, slot, line
+    def __init__(self, generation: Generation, slot: int, rules: str, line: Channel) -> None:
+        self.generation, self.slot, self.rules, self.line = generation, slot, rules, line
         self.settings = generation.config.settings
         self.workers = self.settings.server.workers
         self.work: Work
@@ -56,7 +56,7 @@ class Worker:
 
     def start(self) -> None:
         """Raises whatever keeps it from taking mail."""
-        self.work = Work(self.generation, lambda folder: self.line.send(say="owns", folder=folder))
+        self.work = Work(self.generation, self.rules, lambda folder: self.line.send(say="owns", folder=folder))
         self.work.start()
         self.watch(self.slot)
         path = worker_socket(self.settings.server.run, os.getpid())
@@ -84,8 +84,8 @@ class Worker:
                 self.unwatch(slot)
             case {"do": "adopt", "folder": str(folder)}:
                 gevent.spawn(self.adopt, folder)
-            case {"do": "prepare"}:
-                self.line.send(say="prepared", error=self.work.prepare())
+            case {"do": "prepare", "rules": str(rules)}:
+                self.line.send(say="prepared", error=self.work.prepare(rules))
             case {"do": "commit"}:
                 self.work.commit()
                 self.line.send(say="in force", error="")
@@ -139,9 +139,9 @@ class Worker:
         self.work.close()
 
 
-def run(generation: Generation, slot: int, line: Channel, beat: Callable[[], None]) -> None:
+def run(generation: Generation, slot: int, rules: str, line: Channel, beat: Callable[[], None]) -> None:
     """The whole life of the process."""
-    worker = Worker(generation, slot, line)
+    worker = Worker(generation, slot, rules, line)
     drain = generation.config.settings.server.drain
     hearing.begin(worker.settings.log, beat, lambda: worker.drain(drain))
     try:
@@ -149,7 +149,7 @@ def run(generation: Generation, slot: int, line: Channel, beat: Callable[[], Non
     except Exception as error:
         if not isinstance(error, OSError | ValueError | SystemExit) and type(error).__name__ != "RulesError":
             log.bug(error)
-        line.send(say="failed", error=f"{error}")
+        line.send(say="failed", error=f"{error}".replace(rules, worker.settings.rules.path))
         logs.finish()
         raise SystemExit(1) from None
     try:
