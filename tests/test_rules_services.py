@@ -1,17 +1,21 @@
 """service.NAME(...) in rules: what it is given, what it answers, and what becomes of the mail when it cannot answer."""
 
+import os
 from pathlib import Path
 from typing import Any
 
+import gevent
 import pytest
 from rules_kit import Bench, rule
+from test_program import children
 
 from mta.message.message import Message
+from mta.net.dns import Resolver
 from mta.rules import example
 from mta.rules.services import Answer, Services
 from mta.rules.services.fake import FakeService
-from mta.rules.world import FakeWorld
-from mta.settings import Service
+from mta.rules.world import FakeWorld, LiveWorld
+from mta.settings import Dns, Service
 
 MIXED = (
     b"From: ann@example.com\r\nSubject: two\r\nMIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n"
@@ -154,6 +158,25 @@ def test_the_trace_shows_the_call(tmp_path: Path) -> None:
     b.run("preq", tx)
     (step,) = tx.trace
     assert step.asked[0].word == "service.scan"
+
+
+def test_a_program_that_outlasts_the_stage(tmp_path: Path) -> None:
+    """In the real world, whose deadline interrupts the wait: the program is killed, nothing of it stays."""
+    world = LiveWorld(Resolver(Dns()), services={"slow": Service(arguments=["sleep", "60"])})
+    seen: list[tuple[str, dict[str, Any]]] = []
+    world.log = lambda event, **fields: seen.append((event, fields))  # type: ignore[method-assign]
+    b = Bench(tmp_path, rule("service.slow()", "connect"), world, wall=0.3)
+    before = len(os.listdir("/proc/self/fd"))
+    verdict = b.run("connect")
+    assert verdict.kind == "defer" and verdict.failed
+    assert [(event, fields["error"]) for event, fields in seen] == [
+        ("rule_failed", "the stage took longer than 0.3 s (rules.wall)")
+    ]
+    for _ in range(100):
+        if not children():
+            break
+        gevent.sleep(0.02)
+    assert children() == [] and len(os.listdir("/proc/self/fd")) == before
 
 
 # -- signing and encrypting --------------------------------------------------------------------------------------------

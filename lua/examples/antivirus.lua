@@ -5,7 +5,7 @@
 --   arguments = ["clamscan", "--no-summary", "-"]
 --   stdin = "mail"
 --   codes = [0, 1]        # clean, infected; 2 is an error: the mail is deferred
---   timeout = "60s"
+--   timeout = "20s"       # less than rules.wall
 on.preq("no viruses", function(mail)
   local scan = service.clamscan()
   if scan.code == 1 then

@@ -195,8 +195,16 @@ def _fragile(body: bytes) -> bool:
 
 
 def _holds(body: bytes, what: bytes) -> bool:
-    """`what in body`, in steps."""
-    return any(body.find(what, at, at + PIECE + len(what)) >= 0 for at in range(0, len(body), PIECE))
+    return _find(body, what, 0) >= 0
+
+
+def _find(body: bytes, what: bytes, start: int) -> int:
+    """body.find(what, start), in steps."""
+    for at in range(start, len(body), PIECE):
+        found = body.find(what, at, at + PIECE + len(what) - 1)
+        if found >= 0:
+            return found
+    return -1
 
 
 def _seven_bit(header: bytes) -> bytes:
@@ -225,7 +233,7 @@ def parts(body: bytes, boundary: str) -> list[tuple[int, int]]:
     spans: list[tuple[int, int]] = []
     start, at = -1, 0
     while True:
-        at = body.find(mark, at)
+        at = _find(body, mark, at)
         if at < 0:
             break
         line = body.find(b"\n", at)
@@ -248,7 +256,7 @@ def boundary_for(*bodies: bytes) -> bytes:
     """A boundary that occurs in none of them."""
     while True:
         made = b"=_" + secrets.token_hex(16).encode()
-        if not any(made in body for body in bodies):
+        if not any(_holds(body, made) for body in bodies):
             return made
 
 

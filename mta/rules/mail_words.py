@@ -18,6 +18,8 @@ from mta.rules.transaction import Transaction
 from mta.rules.word import Word, word
 from mta.rules.world import World
 
+LARGE = 1 << 20  # bytes of a mail whose splitting is no work for the loop
+
 
 class OfMail(NamedTuple):
     """A function that also wants the World, the Transaction and the stage; the engine gives them."""
@@ -68,7 +70,7 @@ def _service(name: str) -> Callable[..., dict[str, Flat]]:
         request = Request(
             values={**facts(tx), **own},
             mail=tx.message.pieces() if tx.message else None,
-            part=None if part is None else _numbered(tx, part).chunks(),
+            part=None if part is None else _numbered(_message(tx), part).chunks(),
             text=None if text is None else text.encode("latin-1"),
             about={"session": tx.session, "mail": tx.mail_id, "stage": stage},
         )
@@ -77,8 +79,11 @@ def _service(name: str) -> Callable[..., dict[str, Flat]]:
     return call
 
 
-def _numbered(tx: Transaction, number: str) -> Part:
-    for part in _message(tx).parts():
+def _numbered(message: Message, number: str) -> Part:
+    from mta.net import offload  # brings gevent along
+
+    parts = message.parts() if len(message.raw) < LARGE else offload.run(lambda: list(message.parts()))
+    for part in parts:
         if part.number == number:
             return part
     raise ValueError(f"the mail has no part {number}")

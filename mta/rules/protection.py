@@ -116,9 +116,9 @@ def _unless(work: Callable[..., T], *args: Any) -> T:
 
 
 def _content(part: Part) -> bytes:
-    return offload.run(gathered, part.entity())
+    return offload.run(lambda: gathered(part.entity()))
 
 
 def _become(part: Part, made: Entity) -> bool:
-    part.become(offload.run(bytes, made))
+    offload.run(lambda: part.become(bytes(made)))
     return True
