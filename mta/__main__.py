@@ -13,7 +13,7 @@ import mta
 
 class Verb(NamedTuple):
     meaning: str
-    loop: bool = False  # runs the server's code, so the standard library is patched for gevent first
+    loop: bool | tuple[str, ...] = False  # runs the server's code, so the standard library is patched for gevent first
 
 
 GROUPS: dict[str, dict[str, Verb]] = {
@@ -29,6 +29,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "queue": Verb("mail that waits"),
     },
     "Try": {
+        "lua": Verb("check rules, and read about every word they can be written with", loop=("repl", "run", "test")),
         "send": Verb("send a mail to the server"),
     },
     "Set up": {
@@ -72,7 +73,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"mta: there is no command {name}" + (f"; did you mean {near[0]}?" if near else ""), file=sys.stderr)
         print('"mta --help" lists them', file=sys.stderr)
         return 2
-    if VERBS[name].loop:
+    loop = VERBS[name].loop
+    if loop is True or (loop and rest and rest[0] in loop):
         from gevent import monkey
 
         # The master forks and waits for signals itself, without a hub; so these two stay as they are.

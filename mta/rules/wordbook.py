@@ -1,0 +1,75 @@
+"""The declared words as people look for them: in groups, by name, with the nearest ones to a name that is none.
+
+The reference page, the editor's annotations, `mta lua doc` and the REPL read words through here.
+"""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+
+from mta.rules import api
+from mta.rules.mail_words import SERVICE
+from mta.rules.verdict import STAGES
+from mta.rules.word import Word
+
+WORDS: dict[str, Word] = {**api.WORDS, SERVICE.name: SERVICE}
+
+FIRST = ("Stages", "Verdicts", "mail", "mail.headers", "mail.client")  # groups a reader meets first, in this order
+OWN, LUA = "Functions", "Lua's own functions"  # words that stand alone
+
+
+def prefix(name: str) -> str:
+    """What a word belongs to: "mail.headers" for "mail.headers:get", "" for "deny"."""
+    return re.split(r"[.:](?=[^.:]*$)", name)[0] if re.search(r"[.:]", name) else ""
+
+
+def group(one: Word) -> str:
+    if one.kind in ("stage", "verdict"):
+        return "Stages" if one.kind == "stage" else "Verdicts"
+    return prefix(one.name) or ("mail" if one.name == "mail" else LUA if one.kind == "library" else OWN)
+
+
+def groups() -> dict[str, list[Word]]:
+    """Every word once, in the order a reader wants: what is ours first, Lua's own library last."""
+    found: dict[str, list[Word]] = {}
+    for one in WORDS.values():
+        found.setdefault(group(one), []).append(one)
+
+    def place(name: str) -> tuple[int, int, str]:
+        of_mail = name in FIRST and FIRST.index(name)
+        if name in FIRST:
+            return 0, int(of_mail), ""
+        methods = any(one.kind in ("method", "field") for one in found[name])
+        library = all(one.kind == "library" for one in found[name])
+        return (3 if library else 1 if methods else 2), 0, name.lower()
+
+    return {name: found[name] for name in sorted(found, key=place)}
+
+
+def when(one: Word) -> str:
+    """The stages of a word as people say it; "" for all of them."""
+    return "" if len(one.stages) == len(STAGES) else api.span(one.stages)
+
+
+def spell(name: str) -> str:
+    """A name as it is looked for: case, a call's parentheses and the kind of dot make no difference."""
+    return re.sub(r"\(.*", "", name.strip(), flags=re.S).replace(":", ".").lower()
+
+
+def find(name: str) -> list[Word]:
+    """The word of that name, else the words of a group of that name, else those whose last part it is; or none."""
+    wanted = spell(name)
+    by_name = [one for one in WORDS.values() if spell(one.name) == wanted]
+    return (
+        by_name
+        or [one for title, words in groups().items() if spell(title) == wanted for one in words]
+        or [one for one in WORDS.values() if spell(one.name).rpartition(".")[2] == wanted]
+    )
+
+
+def nearest(name: str, most: int = 3) -> list[str]:
+    """Words somebody may have meant."""
+    wanted = spell(name)
+    known = {spell(one): one for one in WORDS} | {spell(one).rpartition(".")[2]: one for one in reversed(WORDS)}
+    return list(dict.fromkeys(known[one] for one in get_close_matches(wanted, known, most, 0.5)))
