@@ -225,6 +225,29 @@ def test_a_half_made_folder_is_removed(make: Make, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["w1"]
 
 
+def test_the_spool_folder_is_made_if_it_is_missing(tmp_path: Path) -> None:
+    spool = JournalSpool(Settings(path=str(tmp_path / "spool"), segment=SEGMENT, min_free=0), "w1")
+    spool.commit(add=[mail("a-1.1")])
+    assert [e.id for e in read(str(tmp_path / "spool"))] == ["a-1.1"]
+    spool.close()
+
+
+def test_a_folder_taken_for_a_dead_one_while_it_is_made(make: Make, tmp_path: Path, disk: Faulty) -> None:
+    other = make("w1")
+    left = [1]
+
+    def hurry(kind: str, path: str) -> None:
+        if left and path.endswith(".new-w2"):
+            left.clear()
+            os.rmdir(path)
+
+    lock = disk.lock
+    disk.lock = lambda path: (hurry("lock", path), lock(path))[1]  # type: ignore[method-assign]
+    spool = make("w2")
+    spool.commit(add=[mail("a-1.1")])
+    assert not left and ids(spool) == ["a-1.1"] and ids(other) == []
+
+
 def test_a_body_that_died_before_its_commit_is_removed(make: Make) -> None:
     one = make("w1")
     body = one.body()
@@ -386,17 +409,11 @@ def test_one_error_is_written_again_elsewhere_and_nobody_notices(
 ) -> None:
     spool = make()
     spool.commit(add=[mail("a-1.1")])
-    left = [1]
-
-    def once(k: str, path: str) -> int:
-        if k == kind and path.endswith(".seg") and left:
-            return errno.EIO if left.pop() else 0
-        return 0
-
-    disk.fail = once
-    first = spool._writer.current
+    first, left = spool._writer.current, [errno.EIO]
+    assert first is not None
+    disk.fail = lambda k, path: left.pop() if left and k == kind and path.endswith(first.name) else 0
     spool.commit(add=[mail("a-2.1")], drop=["a-1.1"])
-    assert spool._writer.current is not first and first is not None and first.broken
+    assert spool._writer.current is not first and first.broken
     assert ids(spool) == ["a-2.1"]
     assert [e["event"] for e in events].count("spool_failed") == 1
     disk.done.clear()

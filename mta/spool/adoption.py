@@ -16,21 +16,35 @@ from mta.spool.bodies import FOLDER
 from mta.spool.disk import Disk
 from mta.spool.recovery import Recovered, recover
 
+TRIES = 3
 NEW = ".new-"  # a folder that is not made yet: nothing in it was ever promised
 
 
 def make(disk: Disk, spool: str, writer: str) -> tuple[str, int]:
     """A folder for a new process, which appears in the spool locked: (its path, the lock). Raises OSError."""
+    try:
+        disk.make_folder(spool)
+        disk.sync_folder(os.path.dirname(spool) or ".")
+    except FileExistsError:
+        pass
     new, folder = os.path.join(spool, NEW + writer), os.path.join(spool, writer)
-    disk.make_folder(new)
-    lock = disk.lock(new)
-    if lock is None:
-        raise FileExistsError(f"{new} is in use")
-    disk.make_folder(os.path.join(new, FOLDER))
-    disk.sync_folder(new)
-    disk.rename(new, folder)
-    disk.sync_folder(spool)
-    return folder, lock
+    for _ in range(TRIES):
+        disk.make_folder(new)
+        lock = None
+        try:
+            lock = disk.lock(new)
+            disk.make_folder(os.path.join(new, FOLDER))
+        except FileNotFoundError:  # taken for a dead one before it was locked, and removed
+            if lock is not None:
+                disk.close(lock)
+            continue
+        if lock is None:
+            break
+        disk.sync_folder(new)
+        disk.rename(new, folder)
+        disk.sync_folder(spool)
+        return folder, lock
+    raise FileExistsError(f"{new} is in use")
 
 
 def take(disk: Disk, folder: str, ours: str) -> Recovered | None:

@@ -295,7 +295,7 @@ class JournalSpool:
         writer = os.path.basename(folder)
         for harm in found.harm:
             log.event("spool_damaged", writer=harm.writer, segment=harm.segment, offset=harm.offset, reason=harm.reason)
-        self._bodies.where.update({name: at for name, at in found.files.items() if name in found.file_of.values()})
+        self._bodies.where.update((name, found.files[name]) for name in found.file_of.values())
         for id, name in found.file_of.items():
             self._bodies.named(id, name)
         self._segments.adopt(found.segments.order)

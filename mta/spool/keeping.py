@@ -33,6 +33,7 @@ from mta.spool.writer import Writer
 RATE = 8 << 20  # bytes carried in a second
 TOGETHER = 64  # mails carried in one commit
 BIG = 1 << 20  # or fewer, when they have this many bytes
+PATIENCE = 1.0  # seconds between two tries to make a segment
 LOOK = 500  # commits between two looks for waste
 
 Write = Callable[[list[Put], list[Buffer]], None]  # commit these as they are, and count them
@@ -54,6 +55,7 @@ class Keeper:
         self.disk, self.index, self.segments, self.bodies, self.writer = disk, index, segments, bodies, writer
         self._write, self._do, self._busy = write, do, busy
         self._running = False
+        self._preparing = False
         self._ended = False
         self._commits = 0
         self.rate = RATE
@@ -61,6 +63,9 @@ class Keeper:
     def look(self) -> None:
         """Called after every commit: is there something to do?"""
         self._commits += 1
+        if self.writer.wanting and not self._preparing and not self._ended:
+            self._preparing = True
+            offload.background(self._prepare)
         if self._running or self._ended or not self.segments.order or not self.segments.order[0].closed:
             return
         oldest = self.segments.order[0]
@@ -69,7 +74,19 @@ class Keeper:
             offload.background(self._run)
 
     def end(self) -> None:
+        """No more of it; a segment that is being made is awaited."""
         self._ended = True
+        while self._preparing:
+            offload.pause(0.001)
+
+    def _prepare(self) -> None:
+        try:
+            offload.run(self.writer.prepare)
+        except OSError as error:
+            log.event("spool_failed", reason=f"no segment in reserve: {error}")
+            offload.pause(PATIENCE)
+        finally:
+            self._preparing = False
 
     def _run(self) -> None:
         try:
@@ -126,6 +143,7 @@ class Keeper:
         sizes: dict[str, int] = offload.run(self._sizes, segment)
         ids = list(reversed(sizes))
         unreadable: dict[str, str] = {}
+        anything = False
         while ids:
             some: list[tuple[Entry, Job]] = []
             size = 0
@@ -136,8 +154,10 @@ class Keeper:
                     some.append((entry, job))
                     size += sizes[entry.id]
             if some:
-                offload.pause(self._move(some, unreadable) / self.rate)
-        leaning = self._leaning(segment) if segment.live else set()
+                moved = self._move(some, unreadable)
+                anything = anything or moved > 0
+                offload.pause(moved / self.rate)
+        leaning = self._leaning(segment) if segment.live and (unreadable or not anything) else set()
         unreadable.update((id, "its record is damaged") for id in leaning.difference(sizes))
         if leaning and leaning <= set(unreadable):
             self._set_aside(segment, unreadable)

@@ -14,6 +14,7 @@ a folder's sync fails   the new segment is not used; reclaiming ends for this pr
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -38,7 +39,7 @@ class Writer:
         self.errors: list[str] = []  # for the log, which the thread must not touch
         self.ready: list[Segment] = []
         self.current: Segment | None = None
-        self._number = 0
+        self._numbers = itertools.count(1)
         self._full: OSError | None = None  # why there is no reserve
 
     def start(self) -> None:
@@ -172,6 +173,15 @@ class Writer:
             self._full = None
         return True
 
+    @property
+    def wanting(self) -> bool:
+        """Should `prepare` be called, so that no commit has to wait until a segment is made?"""
+        return len(self.ready) < 2 and not self.low and self._full is None
+
+    def prepare(self) -> None:
+        """Make a ready segment, in any thread. Raises OSError."""
+        self.ready.append(self._make(self.size))
+
     def _next(self, size: int) -> None:
         """Begin a segment in which `size` bytes have room."""
         size = aligned(size)
@@ -197,8 +207,7 @@ class Writer:
         segment.closed = True
 
     def _name(self, size: int) -> Segment:
-        self._number += 1
-        return Segment(self.folder, self._number, os.urandom(8), size)
+        return Segment(self.folder, next(self._numbers), os.urandom(8), size)
 
     def _make(self, size: int) -> Segment:
         """A new ready segment, its name and its space durable."""
