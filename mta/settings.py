@@ -171,6 +171,9 @@ class Rules:
     wall: float = opt(30.0, "For one stage, waits included.", positive, unit="seconds")
     lists: str = opt("lists", "Folder of the lists and maps rules may read.", unit="path")
     env: list[str] = opt(list, "Variables of the environment rules may read.")
+    mailboxes: list[str] = opt(
+        lambda: ["mail"], 'Folders below which rules may send mail to "maildir:PATH" and "mbox:PATH".', unit="path"
+    )
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from mta.rules.answers import ANSWERED
 from mta.rules.library import LIBRARY
 from mta.rules.mail_words import PROTECTION
+from mta.rules.routing import ROUTING
 from mta.rules.verdict import STAGES
 from mta.rules.word import NUMBER, Word, word
 
@@ -221,7 +222,7 @@ OUTSIDE = [
 ]
 
 WORDS: dict[str, Word] = {
-    w.name: w for w in [*STAGE_WORDS, *FACTS, *HEADERS, *VERDICTS, *ANSWERED, *PROTECTION, *OUTSIDE, *LIBRARY]
+    w.name: w for w in [*STAGE_WORDS, *FACTS, *HEADERS, *VERDICTS, *ANSWERED, *PROTECTION, *ROUTING, *OUTSIDE, *LIBRARY]
 }
 
 

@@ -28,7 +28,7 @@ from lupa import lua54
 
 from mta import log, resources, settings
 from mta.message.reply import Refused
-from mta.rules import answers, api, mail_words, verdict
+from mta.rules import answers, api, mail_words, routing, verdict
 from mta.rules.sandbox import BROKEN, DONE, LARGEST, WAITS, Runtime, Side, answered, handed, said
 from mta.rules.transaction import Asked, Transaction
 from mta.rules.verdict import BUSY, NEXT, STAGES, Verdict
@@ -61,6 +61,7 @@ class Rules:
         self._asks: dict[str, Any] = {  # functions, those that know the mail as OfMail
             **answers.bound(world, settings),
             **mail_words.bound(world),
+            **routing.bound(settings),
         }
         self._runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
         self._runtime: Runtime

@@ -10,6 +10,7 @@ from mta.message.message import Message
 
 if TYPE_CHECKING:
     from mta.rules.engine import Rules
+    from mta.rules.routing import Ways
     from mta.rules.sandbox import Side
 
 
@@ -46,7 +47,7 @@ class Transaction:
 
     __slots__ = (
         "_standing", "client", "helo", "listener", "mail_id", "message", "origin", "recipient", "recipients", "relay",
-        "rules", "sender", "server", "session", "side", "trace", "tracing", "trusted", "user", "vars",
+        "rules", "sender", "server", "session", "side", "trace", "tracing", "trusted", "user", "vars", "ways",
     )  # fmt: skip
 
     def __init__(
@@ -70,6 +71,7 @@ class Transaction:
         self.recipients: list[Address] = []
         self.message: Message | None = None
         self.vars: Vars = {}
+        self.ways: Ways | None = None  # what rules said of its routes
         self.relay = False
         self._standing = False  # relay() was said before RCPT: it holds for every recipient
         self.tracing = False
