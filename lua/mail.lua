@@ -106,9 +106,11 @@ local function refuse(headers, method, name) -- why a method cannot be called so
   unknown("mail", "headers", facts[STAGE])
 end
 
+local known = 0 -- the stages at which there is a header
+
 local function number_of(headers, method, name)
   local facts = owner[headers]
-  if not facts or type(name) ~= "string" or MASK["mail.headers"] >> facts[STAGE] & 1 == 0 then
+  if not facts or type(name) ~= "string" or known >> facts[STAGE] & 1 == 0 then
     refuse(headers, method, name)
   end
   charge(1)
@@ -134,7 +136,12 @@ end
 for _, method in ipairs({ "has", "get", "count", "remove" }) do
   local ask = py["header_" .. method]
   methods[method] = function(self, name)
-    local value, message = ask(number_of(self, method, name), name)
+    local facts = owner[self] -- number_of(), written out: this is the hottest way into Python
+    if not facts or type(name) ~= "string" or known >> facts[STAGE] & 1 == 0 then
+      refuse(self, method, name)
+    end
+    charge(1)
+    local value, message = ask(facts[NUMBER], name)
     if message then
       fail(message)
     end
@@ -402,6 +409,7 @@ function M.declare(name, mask)
   local field = name:match("^mail%.([%w_]+)$")
   if field then
     FIELD[field] = mask
+    known = field == "headers" and mask or known
   end
   return field ~= nil or name:match("^mail%.client%.") ~= nil or PART[name:match("^address%.([%w_]+)$")] ~= nil
 end

@@ -90,7 +90,7 @@ def test_what_is_not_declared_does_not_exist(name: str) -> None:
 
     tx = example.transaction("preq")
     side = Side(box, tx)
-    side.begin(tx, "preq")
+    side.tx = tx
     answer = box.start(side.number, STAGES.index("preq"), 1, False)
     assert answer[0] == 2, "an error"
 

@@ -344,6 +344,8 @@ def test_on_error_continue_goes_on_with_the_next_rule(tmp_path: Path) -> None:
     assert [f["rule"] for f in bench.failures] == ["1", "3", "4"] and bench.tx.vars == {"n": 1}
     bench = Bench(tmp_path, main + rule("return deny()", name="5"), on_error="continue")
     assert bench.run("rcpt").rule == "5"
+    bench = Bench(tmp_path, "".join(rule("error('x')", name=str(n)) for n in range(3000)), on_error="continue")
+    assert bench.run("rcpt").kind == "next" and len(bench.failures) == 3000
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -505,10 +507,27 @@ def test_while_an_old_runtime_is_in_use_no_third_one_is_made(tmp_path: Path) -> 
     assert verdicts[-1].failed and str(verdicts[-1].reply).startswith("451 4.3.2")
     assert bench.world.time > 1_700_000_004, "it waited first"
     held.close()
-    del held, verdicts
-    bench.tx = Transaction()
-    gc.collect()
     assert not bench.run("rcpt").failed
+
+
+def test_a_transaction_is_at_one_stage_at_a_time(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, rule("dns.lookup('x') return accept()"))
+    tx = example.transaction("rcpt")
+    again: list[str] = []
+
+    def lookup(name: str, type: str) -> list[str]:
+        with pytest.raises(RuntimeError, match="rcpt is still under way"):
+            bench.rules.run("rcpt", tx)
+        tx.close()  # the session gave up on it
+        other = example.transaction("rcpt")
+        bench.world.lookup = lambda name, type: []  # type: ignore[method-assign]
+        again.append(bench.rules.run("rcpt", other).kind)
+        return []
+
+    bench.world.lookup = lookup  # type: ignore[method-assign]
+    assert bench.rules.run("rcpt", tx).kind == "accept" and again == ["accept"]
+    runtime = bench.rules._runtime
+    assert runtime.live == 0 or len(set(runtime.free)) == len(runtime.free)
 
 
 def test_rules_too_large_for_their_memory_are_refused(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ is still in use no third one is made: new transactions wait, then get a 451.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import re
@@ -29,7 +30,7 @@ from lupa import lua54
 from mta import log, resources, settings
 from mta.message.reply import Refused
 from mta.rules import answers, api, mail_words, routing, verdict
-from mta.rules.sandbox import BROKEN, DONE, LARGEST, WAITS, Runtime, Side, answered, handed, said
+from mta.rules.sandbox import BROKEN, DONE, LARGEST, PLACE, Runtime, Side, answered, handed, said
 from mta.rules.transaction import Asked, Transaction
 from mta.rules.verdict import BUSY, NEXT, STAGES, Verdict
 from mta.rules.world import INSIDE, Slow, World
@@ -166,32 +167,49 @@ class Rules:
                 self._failed(tx, stage, "", "", "the rules need more memory than rules.memory allows", "")
                 return Verdict("defer", BUSY, failed=True)
             side = tx.side = Side(runtime, tx)
+        elif side.tx is not None:
+            raise RuntimeError(f"{tx.mail_id or tx.session}: {side.stage} is still under way")
         elif side.runtime.used() > side.runtime.ceiling:  # nothing may be pushed near the limit of Lua's memory
             side.runtime.collect()
-        side.show(tx)
-        side.begin(tx, stage)
-        first: int | Verdict = 1
+        side.tx, side.stage, side.place = tx, stage, PLACE[stage]
         try:
-            while isinstance(first, int):
-                first = self._speak(side, tx, first)
-            return first
+            side.show(tx)
+            answer = self._start(side, tx, 1)
+            return NEXT if answer == DONE else self._hear(side, tx, answer)
         except lua54.LuaError as error:  # not even the kernel had memory
             side.runtime.collect()
             self._failed(tx, stage, "", "", str(error), "")
             return verdict.failure(self.settings.on_error, "", "")
         finally:
             side.tx = None
+            if side.over:
+                side.close()
 
-    def _speak(self, side: Side, tx: Transaction, first: int) -> Verdict | int:
-        """The verdict of a stage from its rule `first` on, or the rule to go on with after one that failed."""
-        runtime, number = side.runtime, side.number
+    def _start(self, side: Side, tx: Transaction, first: int) -> Any:
+        """Let the rules from `first` on speak; the kernel's answer."""
+        if tx.tracing:
+            side.mark, side.asked = time.perf_counter(), []
         INSIDE.depth += 1
         try:
-            answer = runtime.start(number, side.place, first, tx.tracing)
+            return side.runtime.start(side.number, side.place, first, tx.tracing)
         finally:
             INSIDE.depth -= 1
+
+    def _hear(self, side: Side, tx: Transaction, answer: Any) -> Verdict:
+        """The verdict of a stage whose rules answered with more than DONE."""
+        runtime, number = side.runtime, side.number
         ends = 0.0
-        while answer != DONE and answer[0] == WAITS:
+        while answer != DONE:
+            if answer[0] == DONE:
+                _, kind, text, extra, rule = answer
+                name, where = runtime.rules[side.place][rule - 1]
+                return verdict.read(side.stage, kind, said(text) if text else False, extra, name, where)
+            if answer[0] == BROKEN:
+                failed, rule = self._broken(side, tx, answer), answer[4]
+                if failed is not None:
+                    return failed
+                answer = self._start(side, tx, rule + 1)
+                continue
             _, word, *arguments = answer
             began = time.monotonic()
             ends = ends or began + self.settings.wall
@@ -206,7 +224,7 @@ class Rules:
             if tag == "slow":
                 place, rule = runtime.drop(number)
                 answer = (BROKEN, f"the stage took longer than {self.settings.wall:g} s (rules.wall)", place, "", rule)
-                break
+                continue
             if runtime.used() > runtime.ceiling:  # as above
                 runtime.collect()
             INSIDE.depth += 1
@@ -214,30 +232,24 @@ class Rules:
                 answer = runtime.step(number, tag, value)
             finally:
                 INSIDE.depth -= 1
-        if answer == DONE:
-            return NEXT
-        if answer[0] == DONE:
-            _, kind, text, extra, rule = answer
-            name, where = runtime.rules[side.place][rule - 1]
-            return verdict.read(side.stage, kind, said(text) if text else False, extra, name, where)
+        return NEXT
+
+    def _broken(self, side: Side, tx: Transaction, answer: Any) -> Verdict | None:
+        """A rule failed: tell the log. The verdict `rules.on_error` makes of it; None to go on with the next rule."""
         _, message, at, trace, rule = answer
+        runtime = side.runtime
+        runtime.forget_vars(side.number, bool(tx.vars))
         if runtime.used() > self.settings.memory // 2:
             runtime.collect()
-        runtime.forget_vars(number, bool(tx.vars))
-        return self._broken(side, tx, message, at, trace, rule)
-
-    def _broken(self, side: Side, tx: Transaction, message: str, at: Any, trace: str, rule: int) -> Verdict | int:
-        """A rule failed: tell the log, and do what `rules.on_error` says."""
-        rules = side.runtime.rules[side.place]
-        name, where = rules[rule - 1]
+        name, where = runtime.rules[side.place][rule - 1]
         at, what = _explain(message, at)
         where = at or where
         self._failed(tx, side.stage, name, where, what, said(trace))
         if tx.tracing:
             side.note(name, where, "failed", 0)
-        if self.settings.on_error != "continue":
-            return verdict.failure(self.settings.on_error, name, where)
-        return rule + 1 if rule < len(rules) else NEXT
+        if self.settings.on_error == "continue":
+            return None
+        return verdict.failure(self.settings.on_error, name, where)
 
     def _refused(self, side: Side, tx: Transaction, reply: str, place: str, rule: int) -> Verdict:
         """What a rule waited for said no in its place."""
@@ -269,8 +281,13 @@ class Rules:
             runtime.collect()
             if runtime.used() <= limit * 9 // 10:  # else the next few mails would bring us here again
                 return runtime
-            if len(self._runtimes) < 2:
-                self._runtime = self._fresh()
+            if not any(old.live for old in self._runtimes if old is not runtime):
+                try:
+                    self._runtime = self._fresh()
+                except RulesError as error:  # they were loaded before: the files say something else by the day
+                    log.bug(error)
+                    return None
+                gc.collect()  # those without transactions hold on to themselves by cycles
                 return self._runtime
             now = self.world.now()
             until = until or now + min(PATIENCE, self.settings.wall)

@@ -162,7 +162,8 @@ class Side:
     """
 
     __slots__ = (
-        "asked", "helo", "id", "ip", "mark", "name", "number", "place", "recipient", "runtime", "sender", "stage",
+        "asked", "helo", "id", "ip", "mark", "name", "number", "over", "place", "recipient", "runtime", "sender",
+        "stage",
         "tls", "tx", "user", "vars",
     )  # fmt: skip
 
@@ -176,7 +177,7 @@ class Side:
         self.sender = sender
         self.recipient: Address | None = None
         self.tx: Transaction | None = None
-        self.stage, self.place = "", 0
+        self.stage, self.place, self.over = "", 0, False
         self.asked: list[Asked] = []
         self.mark = 0.0
         runtime.begin(
@@ -218,12 +219,6 @@ class Side:
             self.vars = tx.vars
             runtime.forget_vars(number, bool(tx.vars))
 
-    def begin(self, tx: Transaction, stage: str) -> None:
-        """A stage is under way."""
-        self.tx, self.stage, self.place = tx, stage, PLACE[stage]
-        if tx.tracing:
-            self.mark, self.asked = time.perf_counter(), []
-
     def note(self, rule: str, where: str, kind: str, units: int) -> None:
         """A rule has spoken."""
         now = time.perf_counter()
@@ -232,7 +227,10 @@ class Side:
         self.mark, self.asked = now, []
 
     def close(self) -> None:
-        self.runtime.free.append(self.number)
+        """The transaction is over; its number may be another's, once no stage of it is under way."""
+        self.over = True
+        if self.tx is None:
+            self.runtime.free.append(self.number)
 
 
 class Runtime:
@@ -265,6 +263,11 @@ class Runtime:
     def count(self) -> int:
         self._count += 1
         return self._count
+
+    @property
+    def live(self) -> int:
+        """Transactions that are not over."""
+        return self._count - len(self.free)
 
     def _build(self, settings: settings.Rules, words: dict[str, api.Word]) -> None:
         lua, folder = self._lua, resources.folder("lua")

@@ -71,6 +71,18 @@ def cost(rules: Rules, mails: int) -> float:
     return best
 
 
+def reading(mails: int) -> float:
+    """Microseconds for what the rules of main.lua do with the header: the message's own work, none of the engine's."""
+    began = time.process_time()
+    for _ in range(mails):
+        headers = Message(MAIL).headers
+        for name in ("Subject", "From", "To", "Message-Id", "X-Checked", "Date"):
+            headers.get(name)
+        headers.has("X-Spam"), headers.has("X-Bad")
+        headers.append("X-Checked", "yes")
+    return (time.process_time() - began) / mails * 1e6
+
+
 def load(text: str) -> Rules:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "main.lua").write_text(text)
@@ -81,11 +93,12 @@ def main() -> None:
     mails = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
     without = cost(load("-- no rules"), mails)
     full = cost(load((HERE / "main.lua").read_text() + AUTHENTICATE), mails)
-    print(f"the frame alone, no rules    {without:6.1f} us a mail ({len(STAGES)} stages)")
-    print(f"a rule at each stage         {full:6.1f} us a mail")
-    print(
-        f"the rules                    {full - without:6.1f} us a mail, {(full - without) / len(STAGES):.1f} us a stage"
-    )
+    header = reading(mails)
+    rules = full - without
+    print(f"the frame alone, no rules     {without:6.1f} us a mail ({len(STAGES)} stages, 3 transactions)")
+    print(f"with a rule at each stage     {full:6.1f} us a mail")
+    print(f"reading the header            {header:6.1f} us, whoever asks for it")
+    print(f"the engine                    {rules - header:6.1f} us a mail")
 
 
 if __name__ == "__main__":
