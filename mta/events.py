@@ -48,6 +48,9 @@ EVENTS: dict[str, Event] = {
     "dropped": Event("warning", "mail sender recipients reason", "A mail ended with nobody to tell."),
     "discarded": Event("info", "mail session sender recipients stage rule where reason", "A rule threw a mail away."),
     "held": Event("warning", "mail sender recipients reason rule where", "A mail waits for a person."),
+    "postponed": Event(
+        "info", "mail sender recipients next_try stage rule where", "A rule holds recipients of a mail until a time."
+    ),
     # rules
     "rule_failed": Event("error", "session mail stage rule where error traceback", "A rule raised an error."),
     "rules_loaded": Event("info", "version files", "New rules are in force."),

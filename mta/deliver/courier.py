@@ -28,9 +28,10 @@ from mta.deliver.verdicts import Effect, effect
 from mta.message import ids
 from mta.message.envelope import Envelope, Recipient, Route
 from mta.message.ids import Ids
-from mta.message.message import Message, Span
+from mta.message.message import Message
 from mta.message.reply import Refused, Reply
 from mta.net import clock, offload
+from mta.rules.routing import Ways
 from mta.rules.transaction import Transaction
 from mta.rules.verdict import NEXT, Verdict
 from mta.spool.schedule import Schedule
@@ -52,9 +53,11 @@ class Rules(Protocol):
 class Outcome:
     """What one attempt has come to so far, recipient by recipient; who is in none of the lists is served."""
 
-    __slots__ = ("failures", "held", "later", "why")
+    __slots__ = ("failures", "held", "later", "until", "waiting", "why")
 
     def __init__(self) -> None:
+        self.waiting: list[Recipient] = []  # a rule of delivery holds them until then
+        self.until = 0.0
         self.later: list[tuple[Result, str, Verdict]] = []  # with the transport's name, and the rule that decided
         self.failures: list[tuple[Failure, str, Verdict]] = []
         self.held: list[Recipient] = []
@@ -104,30 +107,40 @@ class Courier:
                 stages = NOTHING
         outcome = Outcome()
         for destination, group in self._router.groups(envelope.recipients):
-            content, verdict = message, NEXT
+            content, verdict, ways = message, NEXT, None
             if rules is not None and "delivery" in stages:
-                content = apart(message)
-                verdict = self._ask(rules, "delivery", envelope, content, group)[0]
-                said = effect(verdict, bounces=envelope.ours or self._bounces)
+                content = message.copy()
+                verdict, facts = self._ask(rules, "delivery", envelope, content, group)
+                said, ways = effect(verdict, bounces=envelope.ours or self._bounces), facts.ways
                 if said.kind != "go":
                     self._obey(said, verdict, "delivery", envelope, group, outcome)
                     continue
-            self._attempt(destination, envelope, group, content, verdict, outcome)
+            if ways is None:
+                self._attempt(destination, envelope, group, content, verdict, outcome)
+            else:
+                self._attempt_by(ways, envelope, group, content, verdict, outcome)
         self._finish(envelope, message, outcome, postq=True)
 
     # -- the rules ----------------------------------------------------------------------------------------------------
 
     def _postq(self, rules: Rules, envelope: Envelope, message: Message) -> Mail | None:
         """The mail as the rules of postq want it, or None: they ended the attempt."""
-        content = apart(message)
+        content = message.copy()
         before = content.layout()
-        verdict, values = self._ask(rules, "postq", envelope, content, envelope.recipients)
-        changed = content.layout() != before
+        verdict, facts = self._ask(rules, "postq", envelope, content, envelope.recipients)
+        changed, values, now = content.layout() != before, facts.vars, clock.now()
         decided = replace(envelope, vars=values, postq=True, accepted=envelope.accepted or verdict.kind == "faccept")
+        if facts.ways is not None:
+            decided.recipients = [replace(recipient) for recipient in envelope.recipients]
+            facts.ways.write(decided, now)
         said = effect(verdict, bounces=envelope.ours or self._bounces)
         if said.kind == "go":
-            if changed or values != envelope.vars or verdict.rule:
-                self._commit(envelope.id, settle=[Settled(decided, content if changed else None, keep=True)])
+            waits = decided.next_try > now
+            if changed or values != envelope.vars or verdict.rule or facts.ways is not None:
+                self._commit(envelope.id, settle=[Settled(decided, content if changed else None, keep=not waits)])
+            if waits:
+                self._postponed(decided, decided.recipients, decided.next_try, "postq", verdict)
+                return None
             return Mail(decided, content if changed else message)
         outcome = Outcome()
         self._obey(said, verdict, "postq", envelope, envelope.recipients, outcome)
@@ -139,8 +152,8 @@ class Courier:
 
     def _ask(
         self, rules: Rules, stage: str, envelope: Envelope, message: Message, recipients: Sequence[Recipient]
-    ) -> tuple[Verdict, dict]:
-        """What the rules of a stage say, and the vars they leave."""
+    ) -> tuple[Verdict, Transaction]:
+        """What the rules of a stage say, and what they leave behind: vars, ways."""
         client = envelope.client
         transaction = Transaction(
             envelope.id.rpartition(".")[0],
@@ -159,7 +172,7 @@ class Courier:
             transaction.recipient = recipients[0].address
         transaction.message, transaction.vars = message, dict(envelope.vars)
         try:
-            return rules.run(stage, transaction), transaction.vars
+            return rules.run(stage, transaction), transaction
         finally:
             transaction.close()
 
@@ -248,13 +261,52 @@ class Courier:
                 tried = replace(recipient, attempts=recipient.attempts + 1)
                 outcome.failures.append((Failure(tried, reply, host, said), name, verdict))
 
+    def _attempt_by(
+        self,
+        ways: Ways,
+        envelope: Envelope,
+        recipients: list[Recipient],
+        message: Message,
+        verdict: Verdict,
+        outcome: Outcome,
+    ) -> None:
+        """Where a rule of delivery says, for this attempt: who waits goes back to the route it came with."""
+        if ways.until > clock.now():
+            outcome.waiting += recipients
+            outcome.until = min(outcome.until or ways.until, ways.until)
+            self._postponed(envelope, recipients, ways.until, "delivery", verdict)
+            return
+        copies = [replace(recipient, route=ways.of(recipient)) for recipient in recipients]
+        own = {id(copy): recipient for copy, recipient in zip(copies, recipients, strict=True)}
+        before = len(outcome.later)
+        for destination, group in self._router.groups(copies):
+            self._attempt(destination, envelope, group, message, verdict, outcome)
+        outcome.later[before:] = [
+            (result._replace(recipient=own[id(result.recipient)]), name, said)
+            for result, name, said in outcome.later[before:]
+        ]
+
+    def _postponed(
+        self, envelope: Envelope, recipients: Sequence[Recipient], until: float, stage: str, verdict: Verdict
+    ) -> None:
+        log.event(
+            "postponed",
+            mail=envelope.id,
+            sender=str(envelope.sender),
+            recipients=[str(recipient.address) for recipient in recipients],
+            next_try=round(until, 3),
+            stage=stage,
+            rule=verdict.rule,
+            where=verdict.where,
+        )
+
     # -- the end of it ------------------------------------------------------------------------------------------------
 
     def _finish(
         self, envelope: Envelope, message: Message, outcome: Outcome, *, postq: bool, changed: bool = False
     ) -> None:
         """The one commit: what is served and what failed is gone, what is left waits, the sender is told."""
-        if not (outcome.later or outcome.failures or outcome.held):
+        if not (outcome.later or outcome.failures or outcome.held or outcome.waiting):
             self._commit(envelope.id, drop=[envelope.id])
             return
         now = clock.now()
@@ -281,10 +333,11 @@ class Courier:
     def _left(self, envelope: Envelope, outcome: Outcome, now: float) -> Envelope | None:
         """The mail as it waits for the next try. What is too old for one becomes a failure."""
         if not outcome.later:
-            return None
+            return self._only_waiting(envelope, outcome)
         attempts = envelope.attempts + 1
-        next_try = self._schedule.next_try(envelope.arrived, attempts, now, random.random())
-        recipients = []
+        began = max(envelope.arrived, envelope.until)  # what a rule held was not tried meanwhile
+        next_try = self._schedule.next_try(began, attempts, now, random.random())
+        recipients = list(outcome.waiting)
         for (recipient, reply, host, said, reason), name, verdict in outcome.later:
             tried = replace(recipient, attempts=recipient.attempts + 1, reply=str(reply))
             if next_try is None:
@@ -307,8 +360,15 @@ class Courier:
                 where=verdict.where,
             )
         if next_try is None:
-            return None
+            return self._only_waiting(envelope, outcome)
+        if outcome.waiting:
+            next_try = min(next_try, outcome.until)
         return replace(envelope, recipients=recipients, attempts=attempts, next_try=next_try)
+
+    def _only_waiting(self, envelope: Envelope, outcome: Outcome) -> Envelope | None:
+        if not outcome.waiting:
+            return None
+        return replace(envelope, recipients=outcome.waiting, next_try=outcome.until, until=outcome.until)
 
     def _failed(self, envelope: Envelope, failure: Failure, name: str, verdict: Verdict) -> None:
         self.counts["failed"] += 1
@@ -361,29 +421,6 @@ class Courier:
                 return
             offload.pause(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
-
-
-def apart(message: Message) -> Message:
-    """The same content in a message of its own, so that what rules change in it is not changed in the other.
-
-    A large body is shared as long as only fields on top of it are new.
-    """
-    top, at = [], 0
-    for piece in message.layout():
-        if isinstance(piece, Span):
-            if piece.start != at:
-                return Message(bytes(message))
-            at = piece.stop
-        elif at:
-            return Message(bytes(message))
-        else:
-            top.append(piece)
-    if at != len(message.raw):
-        return Message(bytes(message))
-    other = Message(message.raw, message.file)
-    if top:
-        other.headers.prepend_raw(b"".join(top))
-    return other
 
 
 def local_trouble(what: str) -> Refused:

@@ -141,6 +141,8 @@ class Arrival:
         envelope.accepted = kind == "faccept"
         envelope.direction = self.direction()
         envelope.vars = judge.vars
+        if judge.mail is not None and judge.mail.ways is not None:
+            judge.mail.ways.write(envelope, envelope.arrived)
         self.door.spool.commit(add=[Mail(envelope, message)])
         self.file = None  # the spool's now
         reply = said if said is not None and said.positive else Reply(250, "2.0.0", f"Kept as {envelope.id}")
