@@ -1,5 +1,6 @@
 """A mail's content: what is not changed is never copied, and every way to write it out says the same."""
 
+import itertools
 import mmap
 from pathlib import Path
 
@@ -105,3 +106,39 @@ def test_a_mail_may_lie_in_a_mapped_file(tmp_path: Path) -> None:
         assert bytes(mail) == b"A: 1\r\nB: 3\r\n\r\nbody\r\n"
         assert bytes(mail.body()) == b"body\r\n"
         del mail
+
+
+def test_a_copy_shares_nothing_that_can_change() -> None:
+    def top(m: Message) -> None:
+        m.headers.prepend("X-A", "1")
+
+    def more(m: Message) -> None:
+        m.headers.append("X-B", "2")
+
+    def less(m: Message) -> None:
+        m.headers.remove("subject")
+
+    def part(m: Message) -> None:
+        m.root.set_text("other words")
+
+    raw = b"Subject: hi\r\nFrom: a@b\r\n\r\nbody\r\n"
+    for edits in itertools.product([top, more, less, part], repeat=2):
+        message = Message(raw)
+        for edit in [*edits, None]:
+            other = message.copy()
+            assert bytes(other) == bytes(message)
+            assert not other.edited
+            before = bytes(message)
+            top(other)
+            assert other.edited
+            more(other)
+            assert bytes(message) == before
+            assert bytes(other) != before
+            if edit is not None:
+                edit(message)
+
+
+def test_a_copy_whose_part_was_changed_says_so() -> None:
+    copy = Message(b"Subject: hi\r\n\r\nbody\r\n").copy()
+    copy.root.set_text("other words")
+    assert copy.edited

@@ -15,7 +15,6 @@ import pytest
 
 from mta import events, log, settings
 from mta.deliver import courier, queue
-from mta.deliver.courier import apart
 from mta.deliver.queue import Queue
 from mta.deliver.transport import Result
 from mta.message.address import Address, parse
@@ -609,28 +608,6 @@ def test_recipients_a_rule_holds_part_from_those_that_wait(house: House) -> None
     assert (held[0].held, held[0].origin, bytes(held[1])) == ("quarantine odd", "w-1.1", RAW)
     assert [str(r.address) for r in waiting[0].recipients] == ["later@far.test"]
     assert len(house.spool.commits) == 2
-
-
-def test_apart_shares_nothing_that_can_change() -> None:
-    def top(m: Message) -> None:
-        m.headers.prepend("X-A", "1")
-
-    def more(m: Message) -> None:
-        m.headers.append("X-B", "2")
-
-    def less(m: Message) -> None:
-        m.headers.remove("subject")
-
-    for edits in itertools.product([top, more, less], repeat=2):
-        message = Message(RAW)
-        for n in range(3):
-            other = apart(message)
-            assert bytes(other) == bytes(message)
-            before = bytes(message)
-            top(other), more(other)
-            assert bytes(message) == before
-            if n < 2:
-                edits[n](message)
 
 
 # -- many at once ----------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """How each process writes its log: the master at once, a child in a thread, libraries through python-json-logger.
 
-A child never waits for a log disk: lines collect for a loop turn, then wait in memory until the thread has written
-them. A disk that is full is tried again every second; when `ROOM` is used up, lines are lost and counted.
+A child never waits for a log disk: lines collect for a moment, because handing them to a thread costs as much as
+encoding ten of them, then wait in memory until the thread has written them. A disk that is full is tried again every
+second; when `ROOM` is used up, lines are lost and counted.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 from gevent import get_hub
@@ -18,6 +20,7 @@ from mta.log import LEVELS, Files, log
 from mta.net import offload
 
 ROOM = 8 << 20  # bytes of lines that may wait
+SOON = 0.01  # seconds lines collect
 RETRY = 1.0  # seconds after a failed write
 
 
@@ -69,8 +72,19 @@ def in_child(wanted: settings.Log) -> None:
     """Lines are written by a thread, once a loop turn. Call after the fork; again when the settings change."""
     finish()
     log.sink, log.level = Threaded(wanted.to), LEVELS[wanted.level]
-    log.schedule = get_hub().loop.run_callback
+    log.schedule = soon
     capture()
+
+
+def soon(function: Callable[[], None]) -> None:
+    """Call it once, in a moment."""
+    timer = get_hub().loop.timer(SOON)
+    timer.start(_ring, timer, function, update=True)
+
+
+def _ring(timer: Any, function: Callable[[], None]) -> None:
+    timer.close()
+    function()
 
 
 def finish() -> None:

