@@ -31,16 +31,17 @@ from mta import log, resources, settings
 from mta.message.address import NULL, Address
 from mta.message.headers import Headers
 from mta.rules import api, lines, verdict
+from mta.rules.inner import Inner, takes_long
 from mta.rules.transaction import Asked, Step, Transaction
 from mta.rules.verdict import STAGES
-from mta.rules.words import Tree
+from mta.rules.words import Tagged, Tree
 from mta.rules.world import INSIDE, Unanswered, World
 
 HEADROOM = 32 << 20  # bytes between what rules may use and `max_memory`
 LARGEST = 1 << 20  # bytes of one text shown to Lua
 DONE, WAITS, BROKEN = 0, 1, 2
 PLACE = {stage: number for number, stage in enumerate(STAGES)}
-FILES = ("kernel", "patterns", "library", "json", "mail", "sandbox")
+FILES = ("kernel", "patterns", "library", "json", "mail", "parts", "sandbox")
 
 _quick = msgspec.json.Encoder().encode
 _careful = json.JSONEncoder(separators=(",", ":")).encode  # in ASCII, so that one byte of Lua stays one character
@@ -123,6 +124,8 @@ def answered(word: str, function: Callable[..., Any], arguments: Sequence[Any]) 
         return "none", str(why)
     except ValueError as wrong:
         return "wrong", f"{word}: {wrong}"
+    if isinstance(found, Tagged):
+        return found
     if isinstance(found, Tree):
         return "json", found.json
     if isinstance(found, tuple):
@@ -283,7 +286,8 @@ class Runtime:
         library = load(text["library"], kernel, patterns, table["random"], table["now"])
         plain = load(text["json"], kernel)
         mail = load(text["mail"], kernel, plain, table)
-        box = load(text["sandbox"], kernel, library, mail, table, plain)
+        parts = load(text["parts"], kernel, mail, table)
+        box = load(text["sandbox"], kernel, library, mail, table, plain, parts)
         self.begin, self.set, self.set_client = mail["begin"], mail["set"], mail["set_client"]
         self.set_sender, self.set_recipient = mail["set_sender"], mail["set_recipient"]
         self.forget_vars = mail["forget_vars"]
@@ -293,8 +297,13 @@ class Runtime:
         for number, stage in enumerate(STAGES):
             box["stage"](stage, number)
         for one in words.values():
-            if one.asks:
-                kinds = " ".join(a.type + "?" * a.optional for a in one.arguments)
+            kinds = " ".join(a.type + "?" * a.optional for a in one.arguments)
+            inner = isinstance(self.asks.get(one.name), Inner)
+            if inner and not one.asks:
+                box["of_part_headers"](one.name, kinds)
+            elif inner or one.name.startswith("part:") and one.asks:
+                box["of_mail"](one.name, kinds, one.waits, inner)
+            elif one.asks:
                 box["asked"](one.name, kinds, one.waits)
         missing = [one.name for one in words.values() if not box["word"](one.name, one.mask)]
         if missing:
@@ -326,7 +335,7 @@ class Runtime:
     def _functions(self) -> dict[str, Callable[..., Any]]:
         own: list[Callable[..., Any]] = [
             self.unknown, self.wrong_stage, self.check_reply, self.vars, self.keep_vars, self.recipients, self.size,
-            self.relay, self.say, self.traced, self.rule, self.module, self.with_lines, self.ask,
+            self.relay, self.say, self.traced, self.rule, self.module, self.with_lines, self.ask, self.ask_mail,
         ]  # fmt: skip
         functions = {one.__name__: never_raises(one) for one in own} | self._header_functions()
         functions["source"] = functions.pop("module")
@@ -344,35 +353,44 @@ class Runtime:
         """One function for each method of mail.headers, with as little between Lua and the header as can be."""
         sides = self.sides
 
-        def made(method: Callable[..., Any], answer: Callable[[Any], Any] | None) -> Callable[..., Any]:
+        def failed(number: int, error: Exception) -> tuple[None, str]:
+            side = sides.get(number)
+            if isinstance(error, ValueError):
+                return None, shown(str(error))
+            if side is None or side.tx is None:
+                return None, "this mail is over"
+            if side.tx.message is None:
+                return None, "this mail has no content yet"
+            log.bug(error)
+            return None, f"the server failed: {type(error).__name__}"
+
+        def made(method: Callable[..., Any], answer: Callable[[Any], Any] | None = None) -> Callable[..., Any]:
             def call(number: int, *args: str) -> Any:
                 try:
                     found = method(sides[number].tx.message.headers, *args)  # type: ignore[union-attr]
-                except ValueError as error:
-                    return None, shown(str(error))
+                    return answer(found) if answer else found
                 except Exception as error:
-                    if number < 0 or sides[number].tx is None:
-                        return None, "this mail is over"
-                    if sides[number].tx.message is None:  # type: ignore[union-attr]
-                        return None, "this mail has no content yet"
-                    log.bug(error)
-                    return None, f"the server failed: {type(error).__name__}"
-                if answer is None or found is None:
-                    return found
-                return answer(found)
+                    return failed(number, error)
 
             return call
 
+        def get(number: int, name: str) -> Any:
+            try:
+                found = sides[number].tx.message.headers.get(name)  # type: ignore[union-attr]
+                return found if found is None else shown(found)
+            except Exception as error:
+                return failed(number, error)
+
         return {
-            "header_has": made(Headers.has, None),
-            "header_get": made(Headers.get, shown),
+            "header_has": made(Headers.has),
+            "header_get": get,
             "header_all": made(Headers.all, flat),
-            "header_count": made(Headers.count, None),
-            "header_append": made(Headers.append, None),
-            "header_prepend": made(Headers.prepend, None),
-            "header_set": made(Headers.set, None),
-            "header_rename": made(Headers.rename, None),
-            "header_remove": made(Headers.remove, None),
+            "header_count": made(Headers.count),
+            "header_append": made(Headers.append),
+            "header_prepend": made(Headers.prepend),
+            "header_set": made(Headers.set),
+            "header_rename": made(Headers.rename),
+            "header_remove": made(Headers.remove),
         }
 
     def vars(self, number: int) -> str | None:
@@ -425,6 +443,18 @@ class Runtime:
     def ask(self, word: str, *arguments: Any) -> tuple[str, Any]:
         try:
             tag, value = answered(word, self.asks[word], arguments)
+        except Exception as error:
+            log.bug(error)
+            return "none", "the server failed"
+        return tag, handed(value)
+
+    def ask_mail(self, number: int, word: str, *arguments: Any) -> tuple[str, Any]:
+        """A word about the mail; "later" if it would take long here."""
+        tx, inner = self._mail(number), self.asks[word]
+        if inner.grows and takes_long(tx, arguments):
+            return "later", None
+        try:
+            tag, value = answered(word, functools.partial(inner.answer, tx), arguments)
         except Exception as error:
             log.bug(error)
             return "none", "the server failed"
