@@ -618,6 +618,22 @@ def test_a_record_larger_than_a_segment(make: Make) -> None:
     assert bytes(again.open("a-2.1")) == content("a-2.1", 200_000)
 
 
+def test_segments_are_used_in_the_order_of_their_numbers(make: Make, disk: Faulty) -> None:
+    """Recovery goes by the numbers: a drop must never lie in a lower one than its mail."""
+    spool = make()
+    spool.commit(add=[mail("a-0.1")])
+    gevent.sleep(0.05)  # two are ready now
+    spool.commit(add=[mail("large-1.1", 200_000)])  # gets a new one, which overtakes them
+    for n in range(40):
+        spool.commit(add=[mail(f"a-{n + 1}.1", 2000)], drop=[f"a-{n}.1", "large-1.1"])
+    numbers = [segment.number for segment in spool._segments.order]
+    assert numbers == sorted(numbers)
+    folder = die(spool)
+    again = make("w2")
+    assert again.adopt(folder)
+    assert ids(again) == ["a-40.1"]
+
+
 def test_old_mail_is_carried_on_then_gets_a_file_of_its_own(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeping, "LOOK", 1)
     spool = make()

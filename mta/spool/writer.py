@@ -40,6 +40,7 @@ class Writer:
         self.ready: list[Segment] = []
         self.current: Segment | None = None
         self._numbers = itertools.count(1)
+        self._newest = 0  # the number of the youngest segment with records
         self._full: OSError | None = None  # why there is no reserve
 
     def start(self) -> None:
@@ -186,15 +187,15 @@ class Writer:
         """Begin a segment in which `size` bytes have room."""
         size = aligned(size)
         if size <= self.size and self.ready:
-            segment = self.ready[0]
-            segment.fd = self.disk.open(segment.path, write=True)
-            self.ready.pop(0)
+            segment = self.ready.pop(0)
+            if segment.number < self._newest:  # it was overtaken: recovery goes by the numbers
+                segment = self._renamed(segment)
         else:
             segment = self._make(max(size, self.size))
-            segment.fd = self.disk.open(segment.path, write=True)
+        segment.fd = self.disk.open(segment.path, write=True)
         if self.current is not None:
             self._shut(self.current)
-        self.current = segment
+        self.current, self._newest = segment, segment.number
         self.segments.add(segment)
 
     def _shut(self, segment: Segment) -> None:
@@ -228,14 +229,18 @@ class Writer:
             raise
         return segment
 
+    def _renamed(self, segment: Segment) -> Segment:
+        """Its file as a segment without records, durably."""
+        ready = self._name(segment.size)
+        self.disk.rename(segment.path, ready.path)
+        self.disk.sync_folder(self.folder)
+        return ready
+
     def reclaim(self, segment: Segment) -> None:
         """Make the oldest segment vanish, durably: as a ready one, or from the disk. Raises OSError."""
         again = segment.folder == self.folder and segment.size == self.size and not segment.broken
         if again and (not self.ready or (len(self.ready) < READY and not self.low)):
-            ready = self._name(segment.size)
-            self.disk.rename(segment.path, ready.path)
-            self.disk.sync_folder(self.folder)
-            self.ready.append(ready)
+            self.ready.append(self._renamed(segment))
         else:
             self.disk.unlink(segment.path)
             self.disk.sync_folder(segment.folder)

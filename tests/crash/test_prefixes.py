@@ -134,7 +134,8 @@ def work(disk: Virtual, seed: int, commits: int, fail: Callable[[str, str], Any]
         count[0] += 1
         id = f"w{seed}-{count[0]}.1"
         text = (
-            f"Subject: {id}\r\n\r\n".encode() + dice.randbytes(dice.choice([10, 500, 3000, 5000, 9000])).hex().encode()
+            f"Subject: {id}\r\n\r\n".encode()
+            + dice.randbytes(dice.choice([10, 500, 3000, 5000, 9000, 14_000])).hex().encode()
         )
         message = Message(text)
         if dice.random() < 0.15:
