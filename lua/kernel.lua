@@ -160,7 +160,7 @@ local IN_CALLBACK = "what waits cannot be used inside a function given to table.
 
 local idle, idlers = {}, 0 -- coroutines that ended a stage well: a new one with its hook costs as much as a whole stage
 
-local function over(r, ok, tag, a, b, c, d)
+local function over(r, ok, tag, a, b, c, d, e)
   local co = r.co
   run = nil
   if ok and not dead then
@@ -177,7 +177,7 @@ local function over(r, ok, tag, a, b, c, d)
     end
     r.used, r.depth = r.used + (UNITS - left), depth
     runs[r.number] = r -- waiting: no other tag can come here, see coroutine.yield below
-    return WAITS, a, b, c, d
+    return WAITS, a, b, c, d, e
   end
   local place, trace = frames(co, 0)
   local message = dead and ENDED[dead] or tag
@@ -249,13 +249,19 @@ function K.used(r)
 end
 
 --- Ask Python for what takes time; the answer is what step() is given.
-function K.request(word, a, b, c)
+function K.request(word, a, b, c, d)
+  K.may_wait(word)
+  return yield(REQUEST, word, a, b, c, d)
+end
+
+--- A word that may have to wait is refused where it could not, also when it would not: a rule must not work with small
+--- mails only.
+function K.may_wait(word)
   if not run or run.loading then
     fail(word .. " cannot be used while the rules are loaded")
   elseif not isyieldable() then
     fail(IN_CALLBACK)
   end
-  return yield(REQUEST, word, a, b, c)
 end
 
 -- What rules see of Lua's own control functions -----------------------------------------------------------------------

@@ -133,6 +133,15 @@ local function value_of(value, method)
   return value
 end
 
+--- The number of the mail whose headers these are, for the methods Python answers.
+function M.headers_of(headers, method)
+  return number_of(headers, method, "")
+end
+
+function M.header_method(name, f)
+  methods[name] = f
+end
+
 for _, method in ipairs({ "has", "get", "count", "remove" }) do
   local ask = py["header_" .. method]
   methods[method] = function(self, name)
@@ -389,6 +398,17 @@ function M.settle(facts)
   end
 end
 
+function M.number(facts)
+  return facts[NUMBER]
+end
+
+--- A rule has changed the envelope: what is shown of it from now on.
+function M.envelope(facts, sender, sender_domain, recipient, recipient_domain)
+  facts[SENDER], facts[SENDER_DOMAIN], facts.sender = sender, sender_domain, nil
+  facts[RECIPIENT], facts[RECIPIENT_DOMAIN] = recipient, recipient_domain
+  facts.recipient, facts.recipients = nil, nil
+end
+
 function M.stage(facts)
   return facts[STAGE]
 end
@@ -396,7 +416,7 @@ end
 --- Declare a word that begins with "mail". False when there is nothing behind it.
 function M.declare(name, mask)
   MASK[name] = mask
-  local method = name:match("^mail%.headers:(%w+)$")
+  local method = name:match("^mail%.headers:([%w_]+)$")
   if method then
     visible[method] = methods[method]
     return methods[method] ~= nil

@@ -2,7 +2,7 @@
 --
 -- Each file has globals of its own, written while it is loaded: a global assigned later would be seen by the mails of
 -- every other customer of this worker. All files share the words, whose tables are read-only, so no private copies.
-local K, L, M, py, J = ... -- the kernel, the library, the mail object, Python's functions, JSON
+local K, L, M, py, J, P = ... -- the kernel, the library, the mail object, Python's functions, JSON, parts
 local fail, charge, now, request = K.fail, K.charge, K.now, K.request
 local type, tostring, next, select, setmetatable = type, tostring, next, select, setmetatable
 local load, dump, getmetatable, concat = load, string.dump, debug.getmetatable, table.concat
@@ -170,7 +170,7 @@ end
 local function many(word, n, value, keys)
   local out, size = {}, 0
   local function add(one)
-    if is_address(one) or type(one) == "number" or type(one) == "boolean" then
+    if is_address(one) or P.is(one) or type(one) == "number" or type(one) == "boolean" then
       one = tostring(one)
     elseif type(one) ~= "string" then
       fail(word .. ": argument " .. n .. " holds a " .. type(one) .. "; it takes text, numbers and booleans")
@@ -256,6 +256,14 @@ local function given(tag, value)
       out[items[i]] = items[i + 1]
     end
     return out
+  elseif tag == "part" then
+    return P.object(value)
+  elseif tag == "parts" then
+    return P.list(value)
+  elseif tag == "envelope" then
+    local answer, sender, sender_domain, recipient, recipient_domain = several(value)
+    M.envelope(now().facts, sender, sender_domain, recipient, recipient_domain)
+    return answer
   elseif tag == "json" then
     charge(#value >> 10)
     return J.decode(value)
@@ -265,6 +273,86 @@ local function given(tag, value)
     fail(value)
   end
   return value
+end
+
+--- The arguments of a word, checked; a unit for each 64 KB that Python will keep.
+local function arguments(name, kind, a, b, c)
+  if kind[1] then
+    a = argument(name, 1, kind[1], a)
+  end
+  if kind[2] then
+    b = argument(name, 2, kind[2], b)
+  end
+  if kind[3] then
+    c = argument(name, 3, kind[3], c)
+  end
+  local bytes = (type(a) == "string" and #a or 0) + (type(b) == "string" and #b or 0)
+  charge(1 + (bytes >> 16))
+  return a, b, c
+end
+
+local CHANGES = { -- words that change which parts there are
+  replace = true, remove = true, before = true, after = true, attach = true, wrap = true, enclose = true, sign = true,
+  encrypt = true, decrypt = true, set_bytes = true, set_text = true,
+}
+
+--- A word about the mail, one of its parts, or the headers of either. `inner`: Python may answer it at once.
+function X.of_mail(name, kinds, waits, inner)
+  local kind = {}
+  for one in gmatch(kinds, "%S+") do
+    kind[#kind + 1] = one
+  end
+  local home, member = name:match("^([%a.]+):([%w_]+)$")
+  local changes = home ~= "mail.headers" and CHANGES[member]
+  local function ask(number, part, a, b, c)
+    a, b, c = arguments(name, kind, a, b, c)
+    if waits then
+      K.may_wait(name)
+    end
+    if changes then
+      P.edited()
+    end
+    local tag, value = "later", nil
+    if inner then
+      tag, value = py.ask_mail(number, name, part, a, b, c)
+    end
+    if tag == "later" then
+      tag, value = request(name, part, a, b, c)
+    end
+    return given(tag or "wrong", value)
+  end
+  local function of_part(self, a, b, c)
+    local number, part = P.who(self, name)
+    return ask(number, part, a, b, c)
+  end
+  if home == "part" then
+    P.method(member, of_part)
+  elseif home == "mail.headers" then
+    P.header_method(member, of_part)
+    M.header_method(member, function(self, a, b, c)
+      return ask(M.headers_of(self, member), 0, a, b, c)
+    end)
+  else
+    M.method(member, function(self, a, b, c)
+      local r = now()
+      if not r or r.loading or self ~= M.object(r.facts) then
+        fail(name .. " is called with a colon, on the mail the rule was given")
+      end
+      return ask(r.number, 0, a, b, c)
+    end)
+  end
+end
+
+--- A word of mail.headers that is answered without `ask` there; a part's headers have it, too.
+function X.of_part_headers(name, kinds)
+  local kind = {}
+  for one in gmatch(kinds, "%S+") do
+    kind[#kind + 1] = one
+  end
+  P.header_method(name:match(":([%w_]+)$"), function(self, a, b)
+    local number, part = P.who(self, name)
+    return given(py.ask_mail(number, name, part, arguments(name, kind, a, b)))
+  end)
 end
 
 --- A word whose work Python does: `kinds` is "string string?" and so on, three arguments at most. One that does not wait
@@ -420,6 +508,9 @@ end
 --- Declare a word: only now do rules see it. False when there is nothing behind it.
 function X.word(name, mask)
   words[name] = mask
+  if find(name, "^part[.:]") then
+    return P.declare(name)
+  end
   if find(name, "^mail[.:]") or find(name, "^address[.:]") or name == "mail" then
     return name == "mail" or M.declare(name, mask)
   end

@@ -10,6 +10,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from mta.rules.answers import ANSWERED
+from mta.rules.content_words import CONTENT
 from mta.rules.library import LIBRARY
 from mta.rules.mail_words import PROTECTION
 from mta.rules.routing import ROUTING
@@ -222,7 +223,8 @@ OUTSIDE = [
 ]
 
 WORDS: dict[str, Word] = {
-    w.name: w for w in [*STAGE_WORDS, *FACTS, *HEADERS, *VERDICTS, *ANSWERED, *PROTECTION, *ROUTING, *OUTSIDE, *LIBRARY]
+    w.name: w
+    for w in [*STAGE_WORDS, *FACTS, *HEADERS, *VERDICTS, *CONTENT, *ANSWERED, *PROTECTION, *ROUTING, *OUTSIDE, *LIBRARY]
 }
 
 

@@ -29,7 +29,8 @@ from lupa import lua54
 
 from mta import log, resources, settings
 from mta.message.reply import Refused
-from mta.rules import answers, api, mail_words, routing, verdict
+from mta.rules import answers, api, content_words, mail_words, routing, verdict
+from mta.rules.inner import Inner, in_thread
 from mta.rules.sandbox import BROKEN, DONE, LARGEST, PLACE, Runtime, Side, answered, handed, said
 from mta.rules.transaction import Asked, Transaction
 from mta.rules.verdict import BUSY, NEXT, STAGES, Verdict
@@ -62,6 +63,7 @@ class Rules:
         self._asks: dict[str, Any] = {  # functions, those that know the mail as OfMail
             **answers.bound(world, settings),
             **mail_words.bound(world),
+            **content_words.bound(),
             **routing.bound(settings),
         }
         self._runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
@@ -305,6 +307,8 @@ class Rules:
             asked = self._asks[word]
             if isinstance(asked, mail_words.OfMail):
                 asked = partial(asked.answer, self.world, tx, side.stage)
+            elif isinstance(asked, Inner):
+                asked = partial(in_thread, asked, tx)
             tag, found = self.world.within(max(seconds, 0.001), answered, word, asked, arguments)
         except Slow:
             tag, found = "slow", None

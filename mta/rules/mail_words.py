@@ -120,6 +120,11 @@ def _protection() -> Any:
     return protection
 
 
+def protect(verb: str) -> Callable[..., Any]:
+    """What signs, encrypts, decrypts or verifies a part."""
+    return lambda *arguments: getattr(_protection(), verb)(*arguments)
+
+
 def _sign(world: World, tx: Transaction, stage: str, kind: str, name: str) -> bool:
     return _protection().sign(_message(tx).root, world.keys, kind, name)
 

@@ -42,12 +42,16 @@ class Transaction:
     was made from. `relay` tells after a stage whether a rule said relay(): for this recipient, or for all of them if it
     was said before RCPT. Set `tracing` to have every rule that speaks noted in `trace`.
 
+    `edited`: a rule changed the sender or the recipients; `originals` are the addresses it replaced, by the new ones.
+    At rcpt a rule may also replace `recipient`, or take it out (None).
+
     A transaction keeps the rules it began with, whatever is loaded meanwhile. Call `close()` at its end.
     """
 
     __slots__ = (
-        "_standing", "client", "helo", "listener", "mail_id", "message", "origin", "recipient", "recipients", "relay",
-        "rules", "sender", "server", "session", "side", "trace", "tracing", "trusted", "user", "vars", "ways",
+        "_standing", "client", "edited", "helo", "listener", "mail_id", "message", "origin", "originals", "parts",
+        "recipient", "recipients", "relay", "rules", "sender", "server", "session", "side", "trace", "tracing",
+        "trusted", "user", "vars", "ways",
     )  # fmt: skip
 
     def __init__(
@@ -69,7 +73,10 @@ class Transaction:
         self.sender: Address | None = None
         self.recipient: Address | None = None
         self.recipients: list[Address] = []
+        self.edited = False
+        self.originals: dict[Address, Address] = {}
         self.message: Message | None = None
+        self.parts: Any = None  # those rules hold: inner.Parts
         self.vars: Vars = {}
         self.ways: Ways | None = None  # what rules said of its routes
         self.relay = False

@@ -24,6 +24,13 @@ class Tree(NamedTuple):
     json: str
 
 
+class Tagged(NamedTuple):
+    """An answer that sandbox.lua takes as `tag` says."""
+
+    tag: str
+    value: Any
+
+
 Declared = tuple[Word, Callable[..., Any]]  # a word of the language, and the function that answers it
 
 MAX_TEXT = 1 << 20  # bytes a word takes or returns
