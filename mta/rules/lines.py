@@ -15,7 +15,7 @@ NUMBER, INTEGER, SHORT, LONG = 0x13, 0x03, 0x04, 0x14  # tags of constants that 
 HEAD = 4 + 1 + 1 + 6 + 3 + 8 + 8 + 1  # signature, version, format, data, three sizes, two samples, upvalues
 
 
-class _Chunk:
+class Chunk:
     """A walk over compiled Lua that changes instructions where they stand."""
 
     def __init__(self, code: bytes) -> None:
@@ -78,7 +78,7 @@ class _Chunk:
 
 def keep(code: bytes) -> bytes:
     """The same compiled chunk without tail calls. Raises IndexError or struct.error for another layout."""
-    chunk = _Chunk(code)
+    chunk = Chunk(code)
     chunk.function()
     if chunk.at != len(code):
         raise IndexError("not the layout of Lua 5.4")
