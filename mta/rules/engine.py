@@ -31,6 +31,7 @@ from mta import log, resources, settings
 from mta.message.reply import Refused
 from mta.rules import answers, api, content_words, mail_words, routing, verdict
 from mta.rules.inner import Inner, in_thread
+from mta.rules.coverage import Coverage
 from mta.rules.sandbox import BROKEN, DONE, LARGEST, PLACE, Runtime, Side, answered, handed, said
 from mta.rules.transaction import Asked, Transaction
 from mta.rules.verdict import BUSY, NEXT, STAGES, Verdict
@@ -53,8 +54,8 @@ class RulesError(Exception):
 class Rules:
     """One generation of rules. `stages` are those with a rule, `files` what was read, `version` a hash over it all."""
 
-    def __init__(self, settings: settings.Rules, world: World) -> None:
-        self.settings, self.world = settings, world
+    def __init__(self, settings: settings.Rules, world: World, coverage: Coverage | None = None) -> None:
+        self.settings, self.world, self.coverage = settings, world, coverage
         self.version = ""
         self.stages: frozenset[str] = frozenset()
         self.files: list[Path] = []
@@ -133,6 +134,8 @@ class Rules:
         except (OSError, ValueError) as error:
             raise RulesError(str(main), 0, getattr(error, "strerror", None) or str(error)) from None
         runtime = Runtime(self.settings, self.world, self._module, self._words, self._asks)
+        if self.coverage is not None:
+            runtime.cover(self.coverage)
         try:
             answer = runtime.load(text, "main.lua")
         except lua54.LuaError as error:
@@ -160,7 +163,7 @@ class Rules:
             tx.rules = self
         if stage == "rcpt":
             tx.relay = tx._standing
-        if stage not in self.stages:
+        if stage not in self.stages and not tx.alone:
             return NEXT
         side = tx.side
         if side is None:
@@ -189,11 +192,14 @@ class Rules:
 
     def _start(self, side: Side, tx: Transaction, first: int) -> Any:
         """Let the rules from `first` on speak; the kernel's answer."""
+        last = None
         if tx.tracing:
             side.mark, side.asked = time.perf_counter(), []
+            if tx.alone:
+                first = last = tx.alone
         INSIDE.depth += 1
         try:
-            return side.runtime.start(side.number, side.place, first, tx.tracing)
+            return side.runtime.start(side.number, side.place, first, tx.tracing, last)
         finally:
             INSIDE.depth -= 1
 
@@ -250,7 +256,7 @@ class Rules:
         if tx.tracing:
             side.note(name, where, "failed", 0)
         if self.settings.on_error == "continue":
-            return None
+            return NEXT if tx.alone else None
         return verdict.failure(self.settings.on_error, name, where)
 
     def _refused(self, side: Side, tx: Transaction, reply: str, place: str, rule: int) -> Verdict:

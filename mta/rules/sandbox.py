@@ -32,6 +32,7 @@ from mta.message.address import NULL, Address
 from mta.message.headers import Headers
 from mta.rules import api, lines, verdict
 from mta.rules.inner import Inner, takes_long
+from mta.rules.coverage import Coverage
 from mta.rules.transaction import Asked, Step, Transaction
 from mta.rules.verdict import STAGES
 from mta.rules.words import Tagged, Tree
@@ -252,6 +253,7 @@ class Runtime:
         self.sides: dict[int, Side] = {}
         self.free: list[int] = []
         self._count = 0
+        self._coverage: Coverage | None = None
         self._lua = lua = lua54.LuaRuntime(
             unpack_returned_tuples=True,
             register_eval=False,
@@ -274,7 +276,9 @@ class Runtime:
 
     def _build(self, settings: settings.Rules, words: dict[str, api.Word]) -> None:
         lua, folder = self._lua, resources.folder("lua")
-        load = lua.eval('function(text, ...) return assert(load(text, "=mta", "t"))(...) end')
+        load = lua.execute(
+            'local load, assert = load, assert return function(text, ...) return assert(load(text, "=mta", "t"))(...) end'
+        )
         text = {name: (folder / f"{name}.lua").read_bytes().decode("latin-1") for name in FILES}
         table = lua.eval("{}")
         for name, function in self._functions().items():
@@ -292,6 +296,9 @@ class Runtime:
         self.set_sender, self.set_recipient = mail["set_sender"], mail["set_recipient"]
         self.forget_vars = mail["forget_vars"]
         self._load, self._loaded = box["load"], box["loaded"]
+        self._tools: dict[str, Any] = {}
+        self._tool = lambda text: load(text, kernel, mail, plain, box["inner"])
+        self._cover = kernel["cover"]
         self.start, self.step, self._drop = box["start"], kernel["step"], kernel["drop"]
         self.collect: Callable[[], None] = kernel["collect"]  # lupa's own needs the global that rules must not have
         for number, stage in enumerate(STAGES):
@@ -324,6 +331,18 @@ class Runtime:
     def loaded(self) -> None:
         """No more files: from now on globals cannot be assigned."""
         self._loaded()
+
+    def tool(self, name: str) -> Any:
+        """What a trusted file of lua/ returns that only a trial needs: the prompt, the tests written in Lua."""
+        if name not in self._tools:
+            text = (resources.folder("lua") / f"{name}.lua").read_bytes().decode("latin-1")
+            self._tools[name] = self._tool(text)
+        return self._tools[name]
+
+    def cover(self, coverage: Coverage) -> None:
+        """Tell `coverage` from now on which lines there are, and which of them run."""
+        self._coverage = coverage
+        coverage.ask(self._cover())
 
     def drop(self, number: int) -> tuple[str, int]:
         """End a stage that waits: (where it waited, the number of the rule)."""
@@ -461,6 +480,8 @@ class Runtime:
         return tag, handed(value)
 
     def with_lines(self, code: str) -> str:
+        if self._coverage is not None:
+            self._coverage.compiled(code.encode("latin-1"))
         try:
             return lines.keep(code.encode("latin-1")).decode("latin-1")
         except (IndexError, struct.error) as error:  # another layout of Lua 5.4: errors say less, nothing else

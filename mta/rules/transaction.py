@@ -40,7 +40,8 @@ class Transaction:
 
     `recipient` is the one RCPT speaks of, `recipients` those accepted so far. `origin` is the id of the mail this one
     was made from. `relay` tells after a stage whether a rule said relay(): for this recipient, or for all of them if it
-    was said before RCPT. Set `tracing` to have every rule that speaks noted in `trace`.
+    was said before RCPT. Set `tracing` to have every rule that speaks noted in `trace`, and then `alone` to the number
+    (from 1) of the only rule of a stage that shall speak.
 
     `edited`: a rule changed the sender or the recipients; `originals` are the addresses it replaced, by the new ones.
     At rcpt a rule may also replace `recipient`, or take it out (None).
@@ -49,7 +50,7 @@ class Transaction:
     """
 
     __slots__ = (
-        "_standing", "client", "edited", "helo", "listener", "mail_id", "message", "origin", "originals", "parts",
+        "_standing", "alone", "client", "edited", "helo", "listener", "mail_id", "message", "origin", "originals", "parts",
         "recipient", "recipients", "relay", "rules", "sender", "server", "session", "side", "trace", "tracing",
         "trusted", "user", "vars", "ways",
     )  # fmt: skip
@@ -82,6 +83,7 @@ class Transaction:
         self.relay = False
         self._standing = False  # relay() was said before RCPT: it holds for every recipient
         self.tracing = False
+        self.alone = 0
         self.trace: list[Step] = []
         self.rules: Rules | None = None  # the generation it began with
         self.side: Side | None = None  # what Lua knows of it
