@@ -171,8 +171,8 @@ HEADER_WORDS: list[Declared] = [
     ),
     light(
         "mail.headers:addresses(name: string) -> table[]",
-        "The members of all such fields: each has name (UTF-8), address, local_part, domain, and group if it is in one. "
-        "A member without an address has an empty one.",
+        "The members of all such fields: each has name (UTF-8), address, local_part, domain, and group if it is in "
+        "one. A member without an address has an empty one.",
         'local from = mail.headers:addresses("From")[1]\n'
         'assert(from.name == "Ann" and from.address == "ann@example.com" and from.domain == "example.com")',
         _addresses,

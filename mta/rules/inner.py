@@ -10,6 +10,7 @@ A part crosses to Lua as a number, never given twice in the life of the process:
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -91,6 +92,15 @@ def takes_long(tx: Transaction, arguments: tuple[Any, ...]) -> bool:
         held.added += given
         given = held.added
     return len(tx.message.raw) + given > SMALL
+
+
+def in_thread(inner: Inner, tx: Transaction, *arguments: Any) -> Any:
+    """The answer, found in a thread; in a program without a loop nobody else has to wait."""
+    if "gevent" not in sys.modules:
+        return inner.answer(tx, *arguments)
+    from mta.net import offload
+
+    return offload.to_the_end(inner.answer, tx, *arguments)
 
 
 Declared = tuple[Word, Inner]

@@ -122,7 +122,10 @@ def _protection() -> Any:
 
 def protect(verb: str) -> Callable[..., Any]:
     """What signs, encrypts, decrypts or verifies a part."""
-    return lambda *arguments: getattr(_protection(), verb)(*arguments)
+    def answer(*arguments: Any) -> Any:
+        return getattr(_protection(), verb)(*arguments)
+
+    return answer
 
 
 def _sign(world: World, tx: Transaction, stage: str, kind: str, name: str) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from fnmatch import translate
 from typing import Any
 
-from mta.message import build, charsets, footer, headers, words
+from mta.message import build, charsets, footer
 from mta.message.mime import MAX_TEXT, Part
 from mta.rules.inner import Declared, Inner, declare, one, part_of, parts_of, several
 from mta.rules.mail_words import OfMail, many, protect
@@ -97,7 +97,8 @@ def _range(first: int | None, last: int | None, most: int = MAX_TEXT) -> tuple[i
 
 def _slice(pieces: Iterator[Any], start: int, stop: int) -> tuple[bytes, bool]:
     """Bytes start:stop of what the pieces are together, and whether there are more."""
-    out, at = [], 0
+    out: list[bytes] = []
+    at = 0
     for piece in pieces:
         if at >= stop:
             return b"".join(out), len(piece) > 0 or any(len(rest) for rest in pieces)
@@ -237,8 +238,8 @@ _NEW = "Text is UTF-8; any other type is kept byte for byte."
 PART_WORDS: list[Declared] = [
     declare(
         "mail:parts(what?: string) -> parts",
-        'The parts of the mail: the mail itself first, a multipart before what is in it; or those of a type ("image/*") '
-        'or with a file name ("*.exe"). To be walked with `for part in mail:parts() do`, or as a list.',
+        "The parts of the mail: the mail itself first, a multipart before what is in it; or those of a type "
+        '("image/*") or with a file name ("*.exe"). To be walked with `for part in mail:parts() do`, or as a list.',
         f'{_MIXED}for part in mail:parts("*.EXE") do part:remove() end\n'
         'assert(#mail:parts() == 2 and mail:parts()[1].type == "multipart/mixed")',
         _parts,
@@ -345,7 +346,8 @@ PART_WORDS: list[Declared] = [
     declare(
         "part:before(type: string, content: string, filename?: string) -> part",
         f"Put a new part before it. {_NEW}",
-        f'{_MIXED}local note = file:before("text/plain", "Careful:")\nassert(note.number == "2" and file.number == "3")',
+        f'{_MIXED}local note = file:before("text/plain", "Careful:")\n'
+        'assert(note.number == "2" and file.number == "3")',
         _before,
     ),
     declare(

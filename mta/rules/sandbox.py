@@ -49,7 +49,7 @@ _careful = json.JSONEncoder(separators=(",", ":")).encode  # in ASCII, so that o
 _read = msgspec.json.Decoder().decode
 
 Source = Callable[[str], tuple[str | None, str]]
-Asks = Mapping[str, Callable[..., Any]]
+Asks = Mapping[str, Any]  # functions, or what knows how to be asked: Inner, OfMail
 
 FORGET = """
 local loaded = package.loaded
@@ -248,6 +248,7 @@ class Runtime:
         self, settings: settings.Rules, world: World, source: Source, words: dict[str, api.Word], asks: Asks
     ) -> None:
         self.world, self.source, self.asks = world, source, asks
+        self.inner: dict[str, Inner] = {name: answer for name, answer in asks.items() if isinstance(answer, Inner)}
         self.ceiling = settings.memory + 2 * settings.growth
         self.rules: list[list[tuple[str, str]]] = [[] for _ in STAGES]
         self.sides: dict[int, Side] = {}
@@ -308,7 +309,7 @@ class Runtime:
             inner = isinstance(self.asks.get(one.name), Inner)
             if inner and not one.asks:
                 box["of_part_headers"](one.name, kinds)
-            elif inner or one.name.startswith("part:") and one.asks:
+            elif inner or (one.asks and one.name.startswith("part:")):
                 box["of_mail"](one.name, kinds, one.waits, inner)
             elif one.asks:
                 box["asked"](one.name, kinds, one.waits)
@@ -469,7 +470,7 @@ class Runtime:
 
     def ask_mail(self, number: int, word: str, *arguments: Any) -> tuple[str, Any]:
         """A word about the mail; "later" if it would take long here."""
-        tx, inner = self._mail(number), self.asks[word]
+        tx, inner = self._mail(number), self.inner[word]
         if inner.grows and takes_long(tx, arguments):
             return "later", None
         try:
