@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mta.message import target
 from mta.message.address import parse_domain
 from mta.message.reply import Refused
 from mta.settings import Domain, Listener, Route, Settings
@@ -33,7 +34,6 @@ NOT_BUILT = {
 NOT_BUILT_VALUES = {
     ("kind", "lmtp"): "lmtp listeners are not built yet",
     ("transport", "lmtp"): "the lmtp transport is not built yet",
-    ("transport", "mbox"): "the mbox transport is not built yet",
     ("transport", "program"): "the program transport is not built yet",
 }
 NOT_BUILT_LOGS = ("journal:", "syslog:")
@@ -339,13 +339,11 @@ class _Reader:
     def place(self, place: Domain | Route, at: Key) -> None:
         if at[-1] != "*":
             self.domain_name(str(at[-1]), at)
-        if place.host:
-            try:
-                address(place.host, port=25)
-            except ValueError as error:
-                self.complain((*at, "host"), str(error))
-        if place.transport == "maildir" and not place.path:
-            self.complain((*at, "path"), "maildir needs a path")
+        wrong = target.complaint(place.host) if place.host else None
+        if wrong:
+            self.complain((*at, "host"), wrong)
+        if place.transport in ("maildir", "mbox") and not place.path:
+            self.complain((*at, "path"), f"{place.transport} needs a path")
 
     def domain_name(self, name: str, at: Key) -> None:
         try:

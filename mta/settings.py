@@ -161,6 +161,9 @@ class Rules:
     """The Lua of the administrator."""
 
     path: str = opt("rules", "Folder with main.lua.", unit="path")
+    domains: str = opt(
+        "domains", "Folder of folders NAME with incoming.lua, outgoing.lua, internal.lua for a domain.", unit="path"
+    )
     on_error: str = opt("defer", "A rule failed: defer, deny or continue.", one_of("defer", "deny", "continue"))
     bounce_strangers: bool = opt(False, "A stranger's mail denied at postq or delivery bounces instead of being held.")
     explain: bool = opt(False, "Show rule and file:line in every refusal; trusted clients always see them.")
@@ -212,18 +215,22 @@ class Domain:
         unit="path",
         words=("any", "passwd"),
     )
-    transport: str = opt("maildir", "maildir, smtp or discard.", one_of("maildir", "smtp", "discard"))
-    path: str = opt("mail/{domain}/{local_part}", "maildir: where; names are made safe.", unit="path")
-    host: str = opt("", 'smtp: "host", "host:port" or "[address]:port".')
+    transport: str = opt("maildir", "maildir, mbox, smtp or discard.", one_of("maildir", "mbox", "smtp", "discard"))
+    path: str = opt("mail/{domain}/{local_part}", "maildir, mbox: where; names are made safe.", unit="path")
+    host: str = opt("", 'smtp: "host", "host:port", "[address]:port", or a URL as in [route].')
 
 
 @dataclass(frozen=True)
 class Route:
     """A domain that is not ours: where its mail goes instead of to its MX. "*" stands for all others."""
 
-    transport: str = opt("smtp", "smtp, maildir or discard.", one_of("smtp", "maildir", "discard"))
-    host: str = opt("", 'smtp: "host", "host:port"; empty: the MX hosts.')
-    path: str = opt("mail/{domain}/{local_part}", "maildir: where.", unit="path")
+    transport: str = opt("smtp", "smtp, maildir, mbox or discard.", one_of("smtp", "maildir", "mbox", "discard"))
+    host: str = opt(
+        "",
+        'smtp: "host", "host:port", "smtp://user:password@host:port?tls=none|optional|required" or "smtps://..."; '
+        "empty: the MX hosts. With a password TLS is required, unless tls= says otherwise.",
+    )
+    path: str = opt("mail/{domain}/{local_part}", "maildir, mbox: where.", unit="path")
 
 
 @dataclass(frozen=True)

@@ -110,8 +110,8 @@ def test_paths_lie_beside_the_file_also_when_the_file_does_not_name_them(tmp_pat
             "mta.toml:3: [[listener]] tls: there is no setting certifcate; did you mean certificate?",
         ),
         (
-            '[domain."a.test"]\ntransport = "mbox"',
-            'mta.toml:2: [domain."a.test"] the mbox transport is not built yet',
+            '[domain."a.test"]\ntransport = "lmtp"',
+            'mta.toml:2: [domain."a.test"] the lmtp transport is not built yet',
         ),
         ('[domain."a.test"]\ntransport = "smtp"', 'mta.toml:2: [domain."a.test"] smtp needs a host'),
         ('[domain."a b"]', "mta.toml:1: [domain] 'a b' is not a domain name"),

@@ -17,7 +17,7 @@ import pytest
 
 from mta import settings
 from mta.deliver.ourselves import Ourselves, here
-from mta.deliver.remote import Outside, Remote, host_and_port
+from mta.deliver.remote import Outside, Remote
 from mta.deliver.transport import Result, attempt
 from mta.message.address import parse
 from mta.message.envelope import Envelope, Recipient
@@ -262,14 +262,6 @@ def test_a_configured_host(world: World) -> None:
         assert world.say("bob@far.test", "eve@near.test", host=host) == "250 2.0.0 Kept"
     assert server.mails[0][1] == ["bob@far.test", "eve@near.test"]
     assert world.say("bob@far.test", host="gone.test").startswith("451 4.3.5 ")
-
-
-def test_hosts_are_written_in_many_ways() -> None:
-    assert host_and_port("a.test", 25) == ("a.test", 25)
-    assert host_and_port("a.test:26", 25) == ("a.test", 26)
-    assert host_and_port("[::1]:26", 25) == ("::1", 26)
-    assert host_and_port("[::1]", 25) == ("::1", 25)
-    assert host_and_port("2001:db8::1", 25) == ("2001:db8::1", 25)
 
 
 def test_connections_are_kept_and_swept(world: World) -> None:

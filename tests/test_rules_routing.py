@@ -40,7 +40,8 @@ def test_ways(way: str, route: Route | None) -> None:
     "way",
     [
         "", "maildir", "mbox:", "mbox:a/", "mbox:/etc/passwd", "mbox:/srv/mailbox/x", "mbox:/srv/mail",
-        "mbox:/srv/mail/", "mbox:../x", "mbox:/srv/mail/../../etc/x", "maildir:a/../b", "mbox:a\0b", "smtp://a:secret@", "http://far.test",
+        "mbox:/srv/mail/", "mbox:../x", "mbox:/srv/mail/../../etc/x", "maildir:a/../b", "mbox:a\0b", "smtp://a:secret@",
+        "http://far.test",
     ],
 )  # fmt: skip
 def test_ways_that_are_none(way: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from mta import config
 from mta.cli import telling
+from mta.message import target
 from mta.settings import Listener, ListenerTls, Settings
 
 # What a server of the system has elsewhere than beside its file (systemd/mta.service makes these folders).
@@ -131,7 +132,11 @@ def tables(settings: Settings) -> Iterator[tuple[str, config.Key, dict[str, Any]
 
 def _values(section: Any) -> dict[str, Any]:
     return {
-        field.name: dataclasses.asdict(value) if isinstance(value, ListenerTls) else value
+        field.name: dataclasses.asdict(value)
+        if isinstance(value, ListenerTls)
+        else target.masked(value)  # it may be piped anywhere
+        if field.name == "host"
+        else value
         for field in dataclasses.fields(section)
         if (value := getattr(section, field.name)) is not None
     }

@@ -1,7 +1,7 @@
-"""One conversation with another server, in which we are the client (RFC 5321, 2920, 1870, 6152, 3207).
+"""One conversation with another server, in which we are the client (RFC 5321, 2920, 1870, 6152, 3207, 4954).
 
     new --greet--> ready --send--> ready (clean) | spoilt          (spoilt: only close() is left)
-              \\--start_tls--> greet again
+              \\--start_tls--> greet again     ready --log_in--> ready
 
 Replies come one for each command, in order, however many commands went out at once. Whatever makes that doubtful - a
 timeout, an exception, a reply that is none, bytes nobody asked for - spoils the conversation: nothing is read or sent
@@ -10,6 +10,7 @@ any more, because a reply believed for the wrong command is a mail lost or a mai
 
 from __future__ import annotations
 
+import base64
 import re
 import ssl
 from collections.abc import Iterator, Sequence
@@ -98,6 +99,42 @@ class Client:
             raise self._lost(f"STARTTLS failed: {error}") from None
         self.hello()
         return True
+
+    def wrap(self, context: ssl.SSLContext, hostname: str) -> None:
+        """Speak TLS from the first byte on (RFC 8314 3.3). Raises Lost."""
+        self.stream.deadline = clock.monotonic() + self._timeout
+        try:
+            self.stream.start_tls(context, False, hostname or None)
+        except (Gone, TimedOut, Refused, ValueError) as error:
+            raise self._lost(f"does not speak TLS: {error}") from None
+
+    def log_in(self, user: str, password: str) -> None:
+        """Say who we are: PLAIN (RFC 4616), or LOGIN for servers that know no better.
+
+        Raises Lost, always for later: what is wrong with a password is no mail's fault. Nothing of it is quoted.
+        """
+        offered = self._mechanisms()
+        if "PLAIN" in offered:
+            reply = self._ask("AUTH PLAIN " + _base64(f"\0{user}\0{password}"), "AUTH")
+        elif "LOGIN" in offered:
+            reply = self._ask("AUTH LOGIN", "AUTH")
+            for secret in (user, password):
+                if reply.code == 334:
+                    reply = self._ask(_base64(secret), "AUTH")
+        else:
+            ways = f"only {', '.join(sorted(offered))}" if offered else "no AUTH"
+            raise Lost(Reply(454, "4.7.0", f"{self.host} offers {ways}; we know PLAIN and LOGIN"))
+        if reply.code == 334:  # it wants more than there is to say (RFC 4954 4: "*" cancels)
+            reply = self._ask("*", "AUTH")
+        if reply.code != 235:
+            code = f"{reply.code} {reply.enhanced}".rstrip()
+            raise Lost(Reply(454, "4.7.0", f"{self.host} does not let us in: it answered AUTH with {code}"))
+
+    def _mechanisms(self) -> set[str]:
+        """What follows AUTH; some old servers write AUTH=LOGIN."""
+        words = self.extensions.get("AUTH", "").upper().split()
+        old = [word for word in self.extensions if word.startswith("AUTH=")]
+        return {*words, *(word.removeprefix("AUTH=") for word in old)}
 
     # -- a mail -------------------------------------------------------------------------------------------------------
 
@@ -262,7 +299,7 @@ class Client:
             if shape[2] != "-":
                 break
         reply = _reply(code, lines)
-        if code[0] == "3" and step != "DATA":
+        if code[0] == "3" and step != "DATA" and (code, step) != ("334", "AUTH"):
             raise self._lost(f"answered {step} with {reply}")
         if reply.code == 421:
             self.close()
@@ -280,6 +317,10 @@ def _path(address: Address) -> str:
     if not text.isascii() or not text.isprintable():
         raise Refused("553 5.6.7 That address cannot be sent without SMTPUTF8")  # RFC 6531 3.5
     return f"<{text}>"
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
 
 
 def _say(error: Exception) -> str:

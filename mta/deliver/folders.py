@@ -2,7 +2,8 @@
 
 A path like "/var/mail/{domain}/{local_part}" has two parts. What stands before the first placeholder is the
 administrator's word and is opened as it is. Below it every name may have been chosen by a stranger and every folder may
-belong to a user: so names are encoded, each step is opened relative to the one before, and a link is an error.
+belong to a user: so names are encoded, each step is opened relative to the one before, and a link is an error. Two
+slashes say that this begins there already ("/var/mail//lists/{domain}").
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Path:
 
     def __init__(self, template: str) -> None:
         parts = template.split("/")
-        first = next((n for n, part in enumerate(parts) if "{domain}" in part or "{local_part}" in part), len(parts))
+        first = next((n for n, part in enumerate(parts) if _begins(n, part)), len(parts))
         self.base = "/".join(parts[:first]) or ("/" if template.startswith("/") else ".")
         self._below = [part for part in parts[first:] if part and part != "."]
 
@@ -43,6 +44,11 @@ class Path:
         """The names under `base` for an address."""
         domain, local = safe_name(address.domain), safe_name(address.local_part)
         return tuple(part.replace("{domain}", domain).replace("{local_part}", local) for part in self._below)
+
+
+def _begins(n: int, part: str) -> bool:
+    """The administrator's word ends before this part."""
+    return "{domain}" in part or "{local_part}" in part or (n > 0 and not part)
 
 
 def open_base(path: str) -> int:

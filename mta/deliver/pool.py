@@ -11,7 +11,7 @@ from mta.net import clock
 
 MAILS = 100  # over one connection; servers suspect clients that never leave
 
-Place = tuple[str, int]  # IP address and port
+Key = tuple[object, ...]  # IP address, port, and what else was agreed on
 
 
 class Pool:
@@ -19,39 +19,39 @@ class Pool:
 
     def __init__(self, keep: float) -> None:
         self.keep = keep
-        self._idle: dict[Place, list[Client]] = {}  # the longest idle first
+        self._idle: dict[Key, list[Client]] = {}  # the longest idle first
 
     def __len__(self) -> int:
         return sum(map(len, self._idle.values()))
 
-    def take(self, place: Place) -> Client | None:
+    def take(self, key: Key) -> Client | None:
         """A conversation ready for MAIL, or None."""
-        idle = self._idle.get(place)
+        idle = self._idle.get(key)
         while idle:
             client = idle.pop()
             if not idle:
-                del self._idle[place]
+                del self._idle[key]
             if client.quiet and clock.monotonic() - client.idle_since < self.keep:
                 return client
             client.close()
         return None
 
-    def give(self, place: Place, client: Client) -> None:
+    def give(self, key: Key, client: Client) -> None:
         """Keep it for the next mail, or end it."""
         if self.keep <= 0 or client.mails >= MAILS or client.spoilt:
             client.quit()
             return
         client.idle_since = clock.monotonic()
-        self._idle.setdefault(place, []).append(client)
+        self._idle.setdefault(key, []).append(client)
 
     def sweep(self) -> None:
         """End what has been idle for too long. To be called about once a second."""
         since = clock.monotonic() - self.keep
-        for place, idle in list(self._idle.items()):
+        for key, idle in list(self._idle.items()):
             while idle and idle[0].idle_since <= since:
                 idle.pop(0).quit()
             if not idle:
-                del self._idle[place]
+                del self._idle[key]
 
     def close(self) -> None:
         """End all."""

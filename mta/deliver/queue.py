@@ -16,10 +16,11 @@ import gevent
 from gevent import get_hub, getcurrent
 
 from mta import log, settings
-from mta.deliver import maildir
+from mta.deliver import maildir, mbox
 from mta.deliver.courier import Courier, Rules, local_trouble
 from mta.deliver.discard import Discard
 from mta.deliver.maildir import Maildir
+from mta.deliver.mbox import Mbox
 from mta.deliver.remote import Outside, Remote
 from mta.deliver.route import Domains
 from mta.deliver.transport import Transport
@@ -53,7 +54,7 @@ class Queue:
         self._courier = Courier(settings, spool, rules, domains, ids, self._transport)
         self._outside = Outside.of(settings, resolver)
         self._transports: dict[Route, Transport] = {}
-        self._batch: Batch[list[OSError | None]] | None = None
+        self._batches: dict[str, Batch[Any]] = {}  # by the transport's name
         self._hub = get_hub()
         self._claimer: Any = None
         self._parked = False  # the claimer waits to be woken
@@ -92,8 +93,9 @@ class Queue:
             if timer is not None:
                 timer.close()
         self._timer = self._sweeper = None
-        if self._batch is not None and not self._busy:
-            self._batch.close()
+        if not self._busy:
+            for batch in self._batches.values():
+                batch.close()
         return not self._busy
 
     def status(self) -> dict[str, int]:
@@ -202,9 +204,19 @@ class Queue:
         if route.transport == "discard":
             return Discard()
         if route.transport == "smtp":
-            return Remote(route.host, self._outside)
+            try:
+                return Remote(route.host, self._outside)
+            except ValueError as error:
+                raise local_trouble(str(error)) from None
         if route.transport == "maildir" and route.path:
-            if self._batch is None:
-                self._batch = Batch(maildir.write, "maildir")
-            return Maildir(route.path, self._batch, self._settings.server.name, self._courier.router.mailbox)
-        raise local_trouble(f"there is no transport {route.transport!r} with these settings: {route}")
+            batch = self._batch("maildir", maildir.write)
+            return Maildir(route.path, batch, self._settings.server.name, self._courier.router.mailbox)
+        if route.transport == "mbox" and route.path:
+            return Mbox(route.path, self._batch("mbox", mbox.write), self._courier.router.mailbox)
+        raise local_trouble(f"there is no transport {route.transport!r} with these settings")
+
+    def _batch(self, name: str, write: Callable[[list[Any]], list[Any]]) -> Batch[Any]:
+        """The thread that writes for all transports of a kind, made when first needed."""
+        if name not in self._batches:
+            self._batches[name] = Batch(write, name)
+        return self._batches[name]

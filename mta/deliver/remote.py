@@ -1,7 +1,7 @@
 """The transport that hands mail to another server: to a configured host, or to the MX hosts of the domain.
 
 Which hosts, in which order (RFC 5321 5.1, RFC 7505):
-    a configured host       its addresses
+    a configured host       its addresses; message/target.py says how it is written
     an address literal      that address
     MX records              by preference, equal ones in random order; from ourselves on none (else mail would circle)
     no MX records           the addresses of the domain itself
@@ -11,32 +11,38 @@ What a host does decides who is asked next:
     refuses the session, or answers 4xx                               one more host, then later
     2xx or 5xx for a recipient                                        that is its result
     broke off behind the last dot                                     later: it may have the mail, so a copy is possible
-    TLS that fails                                                    the same address again, in clear
+    TLS that fails, is missing where it is required, or no login      the same address again, in clear; or the next one
+
+Connections kept for the next mail are kept apart by what was agreed on: nobody goes out under another one's name, or
+with less protection than asked for.
 """
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import itertools
 import random
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from mta import settings
 from mta.deliver.client import Client, Lost
 from mta.deliver.ourselves import Ourselves
-from mta.deliver.pool import Pool
+from mta.deliver.pool import Key, Pool
 from mta.deliver.transport import Result
+from mta.message import target
 from mta.message.envelope import Envelope, Recipient
 from mta.message.message import Message
 from mta.message.reply import Refused, Reply
 from mta.net import clock
 from mta.net.dns import DnsTemporary, Resolver
 from mta.net.stream import Gone, TimedOut, connect
-from mta.net.tls import client_context
+from mta.net.tls import client_context, verifying_context
 
 ADDRESSES = 10  # tried for one mail
+ANY = target.Target("")  # what is agreed with hosts nobody said anything about: TLS if they offer it
 SESSIONS = 2  # hosts that may say "later" to one mail (4xx, or no to the session)
 
 
@@ -60,11 +66,13 @@ class Outside(NamedTuple):
     pool: Pool
     ourselves: Ourselves
     tls: ssl.SSLContext
+    verifying: Callable[[], ssl.SSLContext]  # reading all authorities takes 20 ms: only where somebody asks for it
 
     @classmethod
     def of(cls, settings: settings.Settings, resolver: Resolver) -> Outside:
-        pool = Pool(settings.queue.keep)
-        return cls(settings.server.name, settings.queue, resolver, pool, Ourselves(settings), client_context())
+        pool, own = Pool(settings.queue.keep), Ourselves(settings)
+        verifying = functools.cache(verifying_context)
+        return cls(settings.server.name, settings.queue, resolver, pool, own, client_context(), verifying)
 
 
 class Remote:
@@ -73,7 +81,10 @@ class Remote:
     name = "smtp"
 
     def __init__(self, host: str, outside: Outside) -> None:
-        self._host, self._outside = host, outside
+        """Raises ValueError for a host that cannot be read."""
+        self._target = target.parse(host) if host else None
+        self._agreed = self._target or ANY
+        self._outside = outside
 
     def deliver(self, envelope: Envelope, recipients: Sequence[Recipient], message: Message) -> Iterator[Result]:
         waiting = list(recipients)
@@ -102,7 +113,7 @@ class Remote:
         self, place: Place, envelope: Envelope, recipients: Sequence[Recipient], message: Message
     ) -> Iterator[tuple[Result, bool]]:
         """Each recipient with its result there, and whether another host may do better."""
-        pool, key, host = self._outside.pool, (place.ip, place.port), str(place)
+        pool, key, host = self._outside.pool, self._key(place), str(place)
         unheard = {id(recipient): recipient for recipient in recipients}
         kept = pool.take(key)
         client = kept
@@ -134,19 +145,57 @@ class Remote:
         self, place: Place, envelope: Envelope, recipients: Sequence[Recipient], message: Message
     ) -> Iterator[tuple[Result, bool]]:
         """A kept connection was no good: servers end what is idle as they like. Others like it will be no better."""
-        while (other := self._outside.pool.take((place.ip, place.port))) is not None:
+        while (other := self._outside.pool.take(self._key(place))) is not None:
             other.close()
         yield from self._try(place, envelope, recipients, message)
 
+    def _key(self, place: Place) -> Key:
+        """What connections to a place have in common that may serve the same mails."""
+        return (place.ip, place.port) if self._agreed == ANY else (place.ip, place.port, self._agreed, place.host)
+
     def _open(self, place: Place) -> Client:
-        """A conversation ready for MAIL, with TLS if the server offers it. Raises Lost, Refused."""
+        """A conversation ready for MAIL, as protected as was agreed. Raises Lost, Refused."""
+        agreed = self._agreed
         client = self._greeted(place)
+        try:
+            secure = agreed.at_once
+            if not secure and agreed.tls != "none":
+                client, secure = self._protected(client, place)
+            if agreed.user:
+                if not secure and agreed.tls != "none":
+                    raise Lost(Reply(454, "4.7.4", f"{place} offers no TLS, and the password is not said in clear"))
+                client.log_in(agreed.user, agreed.password)
+        except BaseException:
+            client.quit()
+            raise
+        return client
+
+    def _protected(self, client: Client, place: Place) -> tuple[Client, bool]:
+        """The conversation with TLS if the server offers it, and whether it has. Raises Lost, Refused."""
+        required = self._agreed.tls == "required"
         if "STARTTLS" in client.extensions:
             try:
-                client.start_tls(self._outside.tls, "" if place.host == place.ip else place.host)
+                if client.start_tls(self._context(), self._name(place)):
+                    return client, True
             except Lost:
-                client = self._greeted(place)
-        return client
+                if required:
+                    raise
+                return self._greeted(place), False
+        if required:
+            raise Lost(Reply(454, "4.7.4", f"{place} offers no TLS, which is required for it"))
+        return client, False
+
+    def _context(self) -> ssl.SSLContext:
+        return self._outside.verifying() if self._agreed.tls == "required" else self._outside.tls
+
+    def _name(self, place: Place) -> str:
+        """Whose certificate it must be: an address where the address is all that is known, and it must be somebody's.
+
+        SNI knows names only (RFC 6066 3), and `ssl` keeps to that.
+        """
+        if self._agreed.tls == "required":
+            return place.host
+        return "" if place.host == place.ip else place.host
 
     def _greeted(self, place: Place) -> Client:
         timeouts = self._outside.queue
@@ -157,6 +206,8 @@ class Remote:
             raise Lost(Reply(451, "4.4.1", f"No connection to {place}: {why}")) from None
         client = Client(stream, str(place), self._outside.name, timeouts.reply_timeout)
         try:
+            if self._agreed.at_once:
+                client.wrap(self._context(), self._name(place))
             client.greet()
         except BaseException:
             client.quit()
@@ -167,8 +218,8 @@ class Remote:
 
     def _places(self, domain: str) -> Iterator[Place]:
         """The addresses to try, best first. Raises Refused when there are none."""
-        if self._host:
-            yield from self._configured()
+        if self._target:
+            yield from self._configured(self._target.host, self._target.port or self._outside.queue.port)
             return
         if domain.startswith("["):
             ip = domain[1:-1].removeprefix("IPv6:")
@@ -214,8 +265,7 @@ class Remote:
             raise Refused(f"550 5.4.4 The mail hosts of {domain} have no address")
         raise Refused(f"550 5.1.2 There is no domain {domain} that takes mail")
 
-    def _configured(self) -> Iterator[Place]:
-        host, port = host_and_port(self._host, self._outside.queue.port)
+    def _configured(self, host: str, port: int) -> Iterator[Place]:
         try:
             ips = self._outside.resolver.addresses(host)
         except DnsTemporary as error:
@@ -231,14 +281,6 @@ class Remote:
 
     def _us(self, place: Place) -> bool:
         return self._outside.ourselves.at(place.ip, place.port)
-
-
-def host_and_port(text: str, port: int) -> tuple[str, int]:
-    """ "host", "host:port", "address", "[address]:port" -> host or address, port."""
-    host, colon, number = text.rpartition(":")
-    if colon and number.isdecimal() and (":" not in host or host.startswith("[")):
-        return host.strip("[]"), int(number)
-    return text.strip("[]"), port
 
 
 def _reachable(ip: str) -> bool:

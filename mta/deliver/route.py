@@ -76,8 +76,8 @@ class Router:
 
 
 def _route(of: settings.Domain | settings.Route) -> Route:
-    if of.transport == "maildir":
-        return Route("maildir", path=of.path)
+    if of.transport in ("maildir", "mbox"):
+        return Route(of.transport, path=of.path)
     return Route(of.transport, host=of.host if of.transport == "smtp" else "")
 
 

@@ -35,6 +35,13 @@ def client_context() -> ssl.SSLContext:
     return context
 
 
+def verifying_context() -> ssl.SSLContext:
+    """For a server that must prove its name, to the authorities this machine trusts (or $SSL_CERT_FILE names)."""
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
+    _common(context)
+    return context
+
+
 def _common(context: ssl.SSLContext) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION  # CPython leaves the first off
