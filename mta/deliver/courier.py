@@ -26,11 +26,13 @@ from mta.deliver.route import Destination, Domains, Router
 from mta.deliver.transport import Result, Transport, attempt
 from mta.deliver.verdicts import Effect, effect
 from mta.message import ids
+from mta.message.address import NULL
 from mta.message.envelope import Envelope, Recipient, Route
 from mta.message.ids import Ids
 from mta.message.message import Message
 from mta.message.reply import Refused, Reply
 from mta.net import clock, offload
+from mta.rules.envelope_words import taken
 from mta.rules.routing import Ways
 from mta.rules.transaction import Transaction
 from mta.rules.verdict import NEXT, Verdict
@@ -130,20 +132,29 @@ class Courier:
         verdict, facts = self._ask(rules, "postq", envelope, content, envelope.recipients)
         changed, values, now = content.layout() != before, facts.vars, clock.now()
         decided = replace(envelope, vars=values, postq=True, accepted=envelope.accepted or verdict.kind == "faccept")
+        if facts.edited:
+            decided.sender = facts.sender or NULL
+            decided.recipients = taken(facts, envelope.recipients)
         if facts.ways is not None:
-            decided.recipients = [replace(recipient) for recipient in envelope.recipients]
+            decided.recipients = [replace(recipient) for recipient in decided.recipients]
             facts.ways.write(decided, now)
         said = effect(verdict, bounces=envelope.ours or self._bounces)
         if said.kind == "go":
+            if not decided.recipients:  # rules took out everybody
+                nobody = Outcome()
+                self._obey(Effect("discard"), verdict, "postq", envelope, envelope.recipients, nobody)
+                self._finish(envelope, message, nobody, postq=True)
+                return None
             waits = decided.next_try > now
-            if changed or values != envelope.vars or verdict.rule or facts.ways is not None:
+            if facts.edited or changed or values != envelope.vars or verdict.rule or facts.ways is not None:
                 self._commit(envelope.id, settle=[Settled(decided, content if changed else None, keep=not waits)])
             if waits:
                 self._postponed(decided, decided.recipients, decided.next_try, "postq", verdict)
                 return None
             return Mail(decided, content if changed else message)
         outcome = Outcome()
-        self._obey(said, verdict, "postq", envelope, envelope.recipients, outcome)
+        about = envelope if said.kind == "later" else decided
+        self._obey(said, verdict, "postq", about, about.recipients, outcome)
         if said.kind == "later":  # it is asked again, about the mail as it was
             self._finish(envelope, message, outcome, postq=False)
         else:

@@ -133,7 +133,7 @@ class Arrival:
             raise Gone("the connection was reset")
         fate = judge.fate
         kind = fate.verdict.kind if fate is not None else ""
-        if kind == "discard":
+        if kind == "discard" or not envelope.recipients:  # or rules took out everybody
             self.report("discarded", None)
             return said or replies.DISCARDED
         if kind == "quarantine" and fate is not None:

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mta.message.address import NULL, Address
 from mta.message.reply import Refused, Reply
 from mta.receive import replies
 from mta.receive.door import Door
+from mta.rules.envelope_words import taken
 from mta.rules.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -95,7 +97,10 @@ class Judge:
         mailing = session.envelope is not None
         if stage not in self.rules.stages or (self.fate if mailing else self.standing) is not None:
             return None
-        verdict = self.rules.run(stage, self.facts(session))
+        facts = self.facts(session)
+        verdict = self.rules.run(stage, facts)
+        if facts.edited:
+            self.take_over(facts, session)
         kind, reply = verdict.kind, verdict.reply
         if kind == "next":
             return None
@@ -114,6 +119,8 @@ class Judge:
 
     def ask_recipient(self, session: Session) -> tuple[Reply | None, bool]:
         """The same at rcpt, and whether a rule said relay() for this recipient, or before for all of them."""
+        if self.mail is not None:  # what rules made of the last one is no longer in question
+            self.mail.recipient = session.recipient
         if "rcpt" not in self.rules.stages:
             known = self.mail or self.connection
             return None, self.origin.relay if known is None else known.relay
@@ -123,6 +130,13 @@ class Judge:
             return self.ask("rcpt", session), facts.relay
         finally:
             facts.relay = before  # said for one recipient it is not said for the next
+
+    def take_over(self, facts: Transaction, session: Session) -> None:
+        """Rules changed the envelope; at rcpt perhaps also the recipient in question."""
+        envelope = session.envelope
+        if envelope is not None:
+            envelope.sender = facts.sender or NULL
+            envelope.recipients = taken(facts, envelope.recipients)
 
     def facts(self, session: Session) -> Transaction:
         """What the rules may know at this moment."""
@@ -149,6 +163,10 @@ class Judge:
         mail.sender, mail.recipient = envelope.sender, session.recipient
         mail.recipients = [recipient.address for recipient in envelope.recipients]
         return mail
+
+    def rewritten(self, recipient: Address) -> Address | None:
+        """The recipient in question as rules left it; None: they took it out."""
+        return self.mail.recipient if self.mail is not None and self.mail.edited else recipient
 
     @property
     def vars(self) -> dict[str, Any]:

@@ -57,13 +57,13 @@ class Session:
         # the mail under way
         self.envelope: Envelope | None = None
         self.recipient: Address | None = None
-        self.refused_recipients = 0
+        self.recipients_taken = self.refused_recipients = 0
 
     def forget(self) -> None:
         """No mail is under way any more."""
         self.judge.forget()
         self.envelope = None
-        self.refused_recipients = 0
+        self.recipients_taken = self.refused_recipients = 0
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
@@ -309,15 +309,22 @@ class Session:
             recipient = Address("postmaster", domains.first or self.door.settings.server.name.lower())
         self.recipient = recipient
         said, relay = self.judge.ask_recipient(self)
-        self.admit(recipient, relay)
-        if not recipients or all(recipient != known.address for known in recipients):
-            recipients.append(Recipient(recipient))
+        taken = self.judge.rewritten(recipient)
+        self.admit(recipient, relay, taken)
+        self.recipients_taken += 1
+        recipients = envelope.recipients
+        if taken is not None and (not recipients or all(taken != known.address for known in recipients)):
+            recipients.append(Recipient(taken, recipient if taken is not recipient else None))
             if self.judge.mail is not None:
-                self.judge.mail.recipients.append(recipient)
+                self.judge.mail.recipients.append(taken)
         return said or replies.RECIPIENT_OK
 
-    def admit(self, recipient: Address, relay: bool) -> None:
-        """The server's own word on a recipient, which no rule can soften but with relay()."""
+    def admit(self, recipient: Address, relay: bool, taken: Address | None) -> None:
+        """The server's own word on a recipient, which no rule can soften but with relay().
+
+        `taken` is who gets the mail instead where a rule says so: whether the client may ask is judged by what it asked
+        for, whether there is a mailbox by who gets it. A rule may forward to another server.
+        """
         domains, local = self.door.domains, recipient.local_part
         relay = relay or self.client.trusted or bool(self.client.user)
         if domains.find(recipient.domain) is None:
@@ -329,7 +336,7 @@ class Session:
                 raise Refused("501 5.1.3 That is not a mailbox")
             if not relay and _ROUTED.search(local) and not domains.lists(recipient):  # victim%elsewhere@us and its kin
                 raise Refused("554 5.7.1 We do not relay for you")
-        if not domains.knows(recipient):
+        if taken is not None and domains.find(taken.domain) is not None and not domains.knows(taken):
             raise Refused("550 5.1.1 There is no such mailbox")
 
     def data(self, rest: str) -> Reply:
@@ -339,7 +346,7 @@ class Session:
             raise Refused("501 5.5.4 DATA stands alone")
         if envelope is None:
             raise Refused("503 5.5.1 Say MAIL first")
-        if not envelope.recipients:
+        if not self.recipients_taken:
             raise Refused("554 5.5.1 No recipient was taken" if self.refused_recipients else "503 5.5.1 Say RCPT first")
         try:
             self.ask("data")
