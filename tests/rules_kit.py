@@ -15,14 +15,17 @@ from mta.rules.world import FakeWorld
 
 
 class Bench:
-    """Rules in a folder of their own, a made-up world, and one transaction at a time."""
+    """Rules in a folder of their own, a made-up world, and one transaction at a time.
+
+    They are loaded unchecked, so that mistakes are met when they run.
+    """
 
     def __init__(self, folder: Path, main: str, world: Any = None, **changes: Any) -> None:
         self.folder = folder
         self.world = world or example.world()
         (folder / "main.lua").write_text(main, "utf-8")
         self.settings = dataclasses.replace(settings.Rules(path=str(folder)), **changes)
-        self.rules = Rules.load(self.settings, self.world)
+        self.rules = Rules.load(self.settings, self.world, checked=False)
         self.tx = Transaction()
 
     def run(self, stage: str, tx: Transaction | None = None) -> Verdict:

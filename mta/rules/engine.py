@@ -71,10 +71,15 @@ class Rules:
         self._runtime: Runtime
 
     @classmethod
-    def load(cls, settings: settings.Rules, world: World) -> Rules:
-        """Read main.lua in `settings.path` and what it requires. Raises RulesError."""
+    def load(cls, settings: settings.Rules, world: World, *, checked: bool = True) -> Rules:
+        """Read main.lua in `settings.path` and what it requires. Raises RulesError.
+
+        Unless told otherwise, what the files' text shows to be wrong is an error too (see check/).
+        """
         rules = cls(settings, world)
         rules._runtime = rules._fresh()
+        if checked:
+            rules._look()
         rules.stages = frozenset(stage for n, stage in enumerate(STAGES) if rules._runtime.rules[n])
         rules.files = sorted(rules._kept)
         sums = [f"{path.name} {hashlib.sha256(kept).hexdigest()}" for path, (_, kept) in sorted(rules._kept.items())]
@@ -151,6 +156,22 @@ class Rules:
             raise RulesError("main.lua", 0, f"the rules alone take {runtime.used()} bytes; see rules.memory")
         self._runtimes.add(runtime)
         return runtime
+
+    def _look(self) -> None:
+        """Look for what is certain to fail, before any mail meets it. Raises RulesError for the first such thing."""
+        from mta.rules import check  # only here is the syntax tree of Lua needed
+
+        folder, ours = Path(self.settings.path), resources.folder("lua")
+        sources = [
+            check.Source(str(path.relative_to(folder)), text, check.is_rules(path))
+            for path, (_, text) in self._kept.items()
+            if not path.is_relative_to(ours)
+        ]
+        errors = [one for one in check.look(sources, self._words) if one.level == check.ERROR]
+        if errors:
+            first, more = errors[0], len(errors) - 1
+            what = f"{first.what} ({first.advice})" + f"; \"mta lua check\" shows {more} more" * (more > 0)
+            raise RulesError(first.file, first.line, what)
 
     # -- stages --------------------------------------------------------------------------------------------------------
 

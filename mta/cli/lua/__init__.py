@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 VERBS = {  # a file of this folder each, with arguments(parser) and run(given), imported only when asked for
+    "check": "read rules and say what is wrong with them",
     "doc": "what a word of the rule language means",
 }
 
