@@ -34,11 +34,13 @@ class FakeSmtp:
         *,
         extensions: tuple[str, ...] = EXTENSIONS,
         tls: ssl.SSLContext | None = None,
+        at_once: bool = False,
         address: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
         self.script, self.tls = dict(script or {}), tls
-        self.extensions = (*extensions, "STARTTLS") if tls else extensions
+        self.at_once = at_once  # TLS from the first byte
+        self.extensions = (*extensions, "STARTTLS") if tls and not at_once else extensions
         self.mails: list[tuple[str, list[str], bytes]] = []
         self.commands: list[str] = []
         self.batches: list[bytes] = []  # as they were read
@@ -78,6 +80,10 @@ class _Session:
         self.sender, self.recipients = "", []
 
     def run(self) -> None:
+        if self.server.at_once:
+            assert self.server.tls is not None
+            self.sock = self.server.tls.wrap_socket(self.sock, True)
+            self.server.secure += 1
         self.do("220 fake.test ESMTP", "greeting")
         while True:
             line = self.until(b"\r\n").decode("ascii", "replace")
@@ -167,6 +173,7 @@ def certificate(folder: Path, name: str = "fake.test") -> tuple[str, str]:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=30))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
         .sign(key, hashes.SHA256())
     )
     paths = folder / f"{name}.pem", folder / f"{name}.key"
