@@ -17,7 +17,7 @@ from mta.spool.disk import Disk
 from mta.spool.recovery import Recovered, recover
 
 TRIES = 3
-NEW = ".new-"  # a folder that is not made yet: nothing in it was ever promised
+NEW = ".new-"  # a folder that is not made yet, or not any more: nothing in it is promised
 
 
 def make(disk: Disk, spool: str, writer: str) -> tuple[str, int]:
@@ -92,6 +92,22 @@ def sweep(disk: Disk, folder: str, named: set[str]) -> None:
                 _unlink(disk, os.path.join(path, name))
     if hand.FILE in files:
         _unlink(disk, os.path.join(folder, hand.FILE))
+
+
+def retire(disk: Disk, folder: str) -> None:
+    """Remove our own folder, which is empty of mail, as far as that can be done.
+
+    Its segments must go together: one that says what was dropped might vanish before the one with the mail. So the
+    folder first gets a name under which nobody believes it.
+    """
+    spool, name = os.path.split(folder)
+    new = os.path.join(spool, NEW + name)
+    try:
+        disk.rename(folder, new)
+        disk.sync_folder(spool)
+    except OSError:
+        return
+    remove(disk, new)
 
 
 def remove(disk: Disk, folder: str) -> None:

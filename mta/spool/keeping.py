@@ -74,9 +74,9 @@ class Keeper:
             offload.background(self._run)
 
     def end(self) -> None:
-        """No more of it; a segment that is being made is awaited."""
+        """No more of it; what is being done is awaited."""
         self._ended = True
-        while self._preparing:
+        while self._preparing or self._running:
             offload.pause(0.001)
 
     def _prepare(self) -> None:
@@ -144,7 +144,7 @@ class Keeper:
         ids = list(reversed(sizes))
         unreadable: dict[str, str] = {}
         anything = False
-        while ids:
+        while ids and not self._ended:
             some: list[tuple[Entry, Job]] = []
             size = 0
             while ids and len(some) < TOGETHER and size < BIG:
