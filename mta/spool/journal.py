@@ -363,15 +363,17 @@ class JournalSpool:
         """Leases end, and the folder goes if it is empty; else it is there to be adopted. Raises nothing."""
         if self._closed:
             return
-        self._closed = True
         self._keeper.end()
+        if self._closed:
+            return
+        self._closed = True
         self._batch.close()
         while self._busy:  # what the thread has kept is still to be counted
             offload.pause(0.001)
         self._writer.close()
         self._hand.close()
         if not self._index.entries and all(s.written == s.applied for s in self._segments.order):
-            adoption.remove(self._disk, self._folder)
+            adoption.retire(self._disk, self._folder)
         else:
             try:
                 self._disk.unlink(os.path.join(self._folder, FILE))

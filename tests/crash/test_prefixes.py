@@ -211,6 +211,21 @@ def test_every_prefix_long(seed: int) -> None:
     assert prefixes(seed, commits=200, subsets=50, every=1) > 10_000
 
 
+def test_cut_while_closing() -> None:
+    disk = Virtual()
+    spool = work(disk, 7, 40)
+    ledger = Ledger(disk)
+    ledger._version = 1e6
+    for e in list(spool.find()):
+        ledger.commit(spool, drop=(e.id,))
+    begun = len(disk.steps)
+    spool.close()
+    assert disk.listed(SPOOL) == ([], [])
+    for left in states(disk, random.Random(7), subsets=10):
+        if left.after >= begun:
+            check(everything(Virtual(left.state)), allowed(left.marks), f"cut after step {left.after}, {left.how}")
+
+
 def failing(seed: int) -> Callable[[str, str], Any]:
     """A disk that now and then says no, or writes only a part."""
     dice = random.Random(seed)
