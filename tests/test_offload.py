@@ -123,3 +123,23 @@ def test_many_turns_lose_nothing() -> None:
     gevent.joinall(greenlets, timeout=30)
     assert all(g.value for g in greenlets)
     batch.close()
+
+
+def test_a_patient_item_rides_along_or_goes_by_itself_soon() -> None:
+    turns: list[list[str]] = []
+
+    def work(items: list[str]) -> list[str]:
+        turns.append(items)
+        return items
+
+    batch = offload.Batch(work, "test")
+    try:
+        waits = [gevent.spawn(batch.do, name, patient=True) for name in ("a", "b")]
+        gevent.sleep(0)
+        waits.append(gevent.spawn(batch.do, "c"))
+        gevent.joinall(waits, timeout=5, raise_error=True)
+        assert turns == [["a", "b", "c"]]
+        assert batch.do("d", patient=True) == "d"
+        assert turns[1:] == [["d"]]
+    finally:
+        batch.close()

@@ -22,6 +22,7 @@ T = TypeVar("T")
 _start_thread = monkey.get_original("_thread", "start_new_thread")
 _allocate_lock = monkey.get_original("_thread", "allocate_lock")
 
+PATIENCE = 0.005  # seconds an item that can wait does wait, at most
 SWITCH = 0.0005  # seconds a thread may keep the interpreter: the default of 5 ms would delay every commit by as much
 
 
@@ -88,6 +89,8 @@ class Batch(Generic[T]):
         self.name, self._work = name, work
         self._hub = get_hub()
         self._turn: list[_Call] = []  # of this loop turn
+        self._ending = False  # at the end of this turn they are handed over
+        self._later = self._hub.loop.timer(PATIENCE)  # for those that can wait
         self._handed: deque[list[_Call]] = deque()  # loop -> thread
         self._done: deque[list[_Call]] = deque()  # thread -> loop
         self._bell = _allocate_lock()  # released: something was handed over
@@ -101,13 +104,21 @@ class Batch(Generic[T]):
             sys.setswitchinterval(SWITCH)
         _start_thread(self._run, ())
 
-    def do(self, item: Any) -> Any:
-        """Hand `item` over, park until its result is there, and return or raise it."""
+    def do(self, item: Any, *, patient: bool = False) -> Any:
+        """Hand `item` over, park until its result is there, and return or raise it.
+
+        A patient item goes along with the next one that is not, or by itself after PATIENCE: every turn of the thread
+        costs the same, however much there is to do in it.
+        """
         call = _Call(item, getcurrent())
         if self._closing:
             raise RuntimeError(f"the {self.name} thread has ended")
-        if not self._turn:
-            self._hub.loop.run_callback(self._hand_over)
+        if not patient:
+            if not self._ending:
+                self._ending = True
+                self._hub.loop.run_callback(self._hand_over)
+        elif not self._turn:
+            self._later.start(self._hand_over, update=True)
         self._turn.append(call)
         thrown: BaseException | None = None
         while not call.done:
@@ -135,7 +146,9 @@ class Batch(Generic[T]):
     # -- on the loop -------------------------------------------------------------------------------------------------
 
     def _hand_over(self) -> None:
+        self._ending = False
         if self._turn:
+            self._later.stop()
             self._handed.append(self._turn)
             self._turn = []
             self._ring()
@@ -144,6 +157,7 @@ class Batch(Generic[T]):
         self._wake()
         self._back.stop()
         self._back.close()
+        self._later.close()
 
     def _ring(self) -> None:
         try:
