@@ -86,6 +86,10 @@ class Rules:
         rules.version = hashlib.sha256("\n".join(sums).encode()).hexdigest()[:12]
         return rules
 
+    def listed(self, stage: str) -> list[tuple[str, str]]:
+        """The rules of a stage in order, each as (name, where)."""
+        return list(self._runtime.rules[PLACE[stage]])
+
     def changed(self) -> bool:
         """Whether a file that was read is no longer what it was. Costs a stat each, and a read where that differs."""
         for path, (stat, kept) in self._kept.items():
