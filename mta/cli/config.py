@@ -75,13 +75,11 @@ def _certificates(settings: Settings) -> Iterator[str]:
 
 
 def _rules(settings: Settings) -> Iterator[str]:
-    from mta.rules.engine import Rules, RulesError
-    from mta.rules.world import FakeWorld
+    from mta.rules.check import ERROR, files
 
-    try:
-        Rules.load(settings.rules, FakeWorld())
-    except RulesError as error:
-        yield str(error)
+    for one in files.findings(settings.rules, settings.service):
+        if one.level == ERROR:
+            yield str(one)
 
 
 def _users(settings: Settings) -> Iterator[str]:
