@@ -18,7 +18,13 @@ import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 
 # Programs whose package has another name.
-_PACKAGES = {"smtp-sink": "postfix", "smtp-source": "postfix", "gpg": "gnupg", "systemd-analyze": "systemd", "doveadm": "dovecot-core"}
+_PACKAGES = {
+    "smtp-sink": "postfix",
+    "smtp-source": "postfix",
+    "gpg": "gnupg",
+    "systemd-analyze": "systemd",
+    "doveadm": "dovecot-core",
+}
 _PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"  # where servers live; not on everyone's path
 
 hypothesis.settings.register_profile("short", deadline=None, max_examples=100)
