@@ -132,7 +132,7 @@ def test_a_patient_item_rides_along_or_goes_by_itself_soon() -> None:
         turns.append(items)
         return items
 
-    batch = offload.Batch(work, "test")
+    batch = Batch(work, "test")
     try:
         waits = [gevent.spawn(batch.do, name, patient=True) for name in ("a", "b")]
         gevent.sleep(0)

@@ -130,7 +130,7 @@ class JournalSpool:
             busy[id] = busy.get(id, 0) + 1
         self._dropping.update(drop)
         try:
-            self._batch.do(record)
+            self._batch.do(record, patient=not put)
         finally:
             for id in ids:
                 left = busy[id] - 1

@@ -25,6 +25,7 @@ from mta.spool.segments import Segment, Segments
 from mta.spool.spool import refused
 
 READY = 4  # segments kept to be used again
+LOOK = 1 << 20  # bytes written between two looks at how full the disk is
 
 _ZEROS = memoryview(bytes(BLOCK))
 
@@ -35,7 +36,8 @@ class Writer:
     def __init__(self, disk: Disk, folder: str, segments: Segments, size: int, min_free: int) -> None:
         self.disk, self.folder, self.segments = disk, folder, segments
         self.size, self.min_free = aligned(size), min_free
-        self.low = False  # as of the last turn: less than min_free is left
+        self.low = False  # as of the last look: less than min_free is left
+        self._unseen = 0  # bytes written since
         self.errors: list[str] = []  # for the log, which the thread must not touch
         self.ready: list[Segment] = []
         self.current: Segment | None = None
@@ -64,11 +66,13 @@ class Writer:
             except Exception as error:
                 results.append(error)
         self._keep(records)
-        self.look()
+        if self._unseen > min(LOOK, self.min_free // 8):
+            self.look()
         return [item.error if isinstance(item, Record) else item for item in results]
 
     def look(self) -> bool:
         """Is the disk nearly full? It is then if we cannot find out."""
+        self._unseen = 0
         try:
             self.low = self.disk.free(self.folder) < self.min_free
         except OSError:
@@ -139,6 +143,7 @@ class Writer:
             buffers.append(_ZEROS[: end - at])
         self.disk.write(segment.fd, buffers, segment.end)
         self.disk.sync(segment.fd)
+        self._unseen += end - segment.end
         segment.end = end
         for record, place in zip(records, places, strict=True):
             segment.records += 1
