@@ -15,7 +15,9 @@ local X = {}
 local W = {} -- the words, as rules see them
 local words = {} -- name of a declared word -> bit set of its stages
 local loading = true
-local rules = {} -- stage number -> its rules in order
+local rules = {} -- stage number -> its rules in order, those of main.lua
+local books = {} -- the same for each file of a domain, by its number
+local writing = rules -- the one that is being loaded
 
 local function lock(values, name)
   return setmetatable({}, {
@@ -487,8 +489,7 @@ local on = setmetatable({}, {
 
 --- A stage exists; `number` is its place in the order of stages.
 function X.stage(name, number)
-  local list = {}
-  rules[number] = list
+  rules[number] = {}
   rawset(on, name, function(title, rule, ...)
     if not loading then
       fail("on." .. name .. " belongs at the top of a file, outside any rule")
@@ -501,6 +502,8 @@ function X.stage(name, number)
     if wrong then
       fail(wrong)
     end
+    local list = writing[number] or {}
+    writing[number] = list
     list[#list + 1] = rule
   end)
 end
@@ -558,8 +561,12 @@ local function start_file(r)
   r.chunk()
 end
 
---- Load a file of rules. Answers as start() of the kernel does.
-function X.load(text, file)
+--- Load a file of rules: main.lua, or the `book`th of the domains. Answers as start() of the kernel does.
+function X.load(text, file, book)
+  if book then
+    writing = {}
+    books[book] = writing
+  end
   local chunk, message = compile(text, file, world_of(file, { on = on }))
   if not chunk then
     return 2, message, false, "", 0
@@ -583,28 +590,45 @@ local function odd(value)
   fail("the rule returned a " .. what .. "; a rule returns a verdict such as deny(...), or nothing")
 end
 
+-- Rules are counted through: those of main.lua, then those of the domain's file. An accept in main.lua ends its part,
+-- and is the verdict if the domain's file has none.
 local function judge(r)
-  local facts, list = r.facts, rules[r.stage]
-  local mail, tracing = M.object(facts), r.tracing
-  for n = r.rule, r.last or #list do
+  local facts, list, more = r.facts, rules[r.stage], r.more
+  local mail, tracing, main = M.object(facts), r.tracing, #list
+  local n, last = r.rule, r.last or main + (more and #more or 0)
+  while n <= last do
     r.rule = n
     local before = tracing and K.used(r)
-    local returned = list[n](mail)
+    local returned = (list[n] or more[n - main])(mail)
     M.settle(facts)
     local said = returned ~= nil and (content[returned] or odd(returned))
     if tracing then
       py.traced(r.number, n, said and said[1] or "next", K.used(r) - before)
     end
     if said and said[1] ~= "next" then
-      return said[1], said[2], said[3], n
+      if not more or n > main or said[1] ~= "accept" then
+        return said[1], said[2], said[3], n
+      end
+      r.accepted, n = { said, n }, main
     end
+    n = n + 1
+  end
+  if r.accepted then
+    local said = r.accepted[1]
+    return said[1], said[2], said[3], r.accepted[2]
   end
 end
 
---- Let the rules of a stage speak, from the rule `first` on, or as far as `last`.
-function X.start(number, stage, first, tracing, last)
+--- Let the rules of a stage speak, from the rule `first` on, or as far as `last`; `book`: the domain's file, if any.
+function X.start(number, stage, first, tracing, last, book)
   local r = M.at(number, stage)
   r.stage, r.rule, r.tracing, r.last, r.used = stage, first, tracing, last, 0
+  if book then
+    r.more = books[book][stage]
+    r.accepted = first > 1 and r.accepted
+  elseif r.more ~= nil then
+    r.more, r.accepted = nil, nil
+  end
   return K.start(judge, r)
 end
 

@@ -21,6 +21,7 @@ import os
 import re
 import time
 import weakref
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,10 @@ from mta.message.reply import Refused
 from mta.rules import answers, api, content_words, mail_words, routing, verdict
 from mta.rules.inner import Inner, in_thread
 from mta.rules.coverage import Coverage
+from mta.rules.folders import MAIN, FolderError, Folders
 from mta.rules.sandbox import BROKEN, DONE, LARGEST, PLACE, Runtime, Side, answered, handed, said
 from mta.rules.transaction import Asked, Transaction
-from mta.rules.verdict import BUSY, NEXT, STAGES, Verdict
+from mta.rules.verdict import BUSY, NEXT, Verdict
 from mta.rules.world import INSIDE, Slow, World
 
 PATIENCE = 5.0  # seconds a new transaction waits for memory
@@ -59,7 +61,12 @@ class Rules:
         self.version = ""
         self.stages: frozenset[str] = frozenset()
         self.files: list[Path] = []
+        self.folders: Folders
+        self._domains: Collection[str] | None = None
+        self._main: frozenset[str] = frozenset()  # the stages of main.lua
+        self._stages: dict[str, frozenset[str]] = {}  # with those of a domain's file, by its label
         self._kept: dict[Path, tuple[os.stat_result, bytes]] = {}
+        self._labels: dict[Path, str] = {}
         self._words = {**api.WORDS, **mail_words.service_words(list(world.services.names()))}
         self._asks: dict[str, Any] = {  # functions, those that know the mail as OfMail
             **answers.bound(world, settings),
@@ -71,18 +78,29 @@ class Rules:
         self._runtime: Runtime
 
     @classmethod
-    def load(cls, settings: settings.Rules, world: World, *, checked: bool = True) -> Rules:
-        """Read main.lua in `settings.path` and what it requires. Raises RulesError.
+    def load(
+        cls, settings: settings.Rules, world: World, *, checked: bool = True, domains: Collection[str] | None = None
+    ) -> Rules:
+        """Read main.lua in `settings.path`, the domains' files, and what they require. Raises RulesError.
 
+        `domains` are the names of ours; without them a folder may have any name.
         Unless told otherwise, what the files' text shows to be wrong is an error too (see check/).
         """
         rules = cls(settings, world)
+        rules._domains = domains
+        try:
+            rules.folders = Folders(settings, domains)
+        except FolderError as error:
+            raise RulesError(error.where, 0, error.what) from None
         rules._runtime = rules._fresh()
         if checked:
             rules._look()
-        rules.stages = frozenset(stage for n, stage in enumerate(STAGES) if rules._runtime.rules[n])
+        rules._main = main = rules._runtime.stages(0)
+        rules._stages = {label: main | rules._runtime.stages(n) for label, n in rules._runtime.books.items()}
+        rules.stages = main.union(*rules._stages.values())
         rules.files = sorted(rules._kept)
-        sums = [f"{path.name} {hashlib.sha256(kept).hexdigest()}" for path, (_, kept) in sorted(rules._kept.items())]
+        sums = [f"{rules._labels[path]} {hashlib.sha256(kept).hexdigest()}" for path, (_, kept) in rules._kept.items()]
+        sums.sort()
         rules.version = hashlib.sha256("\n".join(sums).encode()).hexdigest()[:12]
         return rules
 
@@ -90,8 +108,20 @@ class Rules:
         """The rules of a stage in order, each as (name, where)."""
         return list(self._runtime.rules[PLACE[stage]])
 
+    def stages_of(self, file: str) -> frozenset[str]:
+        """The stages at which main.lua or this file of a domain has a rule; `file` as `folders` names it."""
+        return self._stages.get(file, self._main)
+
     def changed(self) -> bool:
-        """Whether a file that was read is no longer what it was. Costs a stat each, and a read where that differs."""
+        """Whether a file that was read is no longer what it was, or a domain has another file than it had.
+
+        Costs a stat each, and a read where that differs.
+        """
+        try:
+            if Folders(self.settings, self._domains).files != self.folders.files:
+                return True
+        except (FolderError, OSError):
+            return True
         for path, (stat, kept) in self._kept.items():
             try:
                 now = path.stat()
@@ -106,7 +136,7 @@ class Rules:
 
     # -- files ---------------------------------------------------------------------------------------------------------
 
-    def _read(self, path: Path) -> str:
+    def _read(self, path: Path, label: str) -> str:
         """The text of a file, as it was when this generation was loaded. Raises OSError, ValueError."""
         kept = self._kept.get(path)
         if kept is None:
@@ -118,7 +148,7 @@ class Rules:
                 raise ValueError(f"the file is larger than {LARGEST} bytes")
             if kept[1].startswith(b"\x1b"):
                 raise ValueError("this is compiled Lua; rules are read as text only")
-            self._kept[path] = kept
+            self._kept[path], self._labels[path] = kept, label
         return kept[1].removeprefix(b"\xef\xbb\xbf").decode("latin-1")
 
     def _module(self, name: str) -> tuple[str | None, str]:
@@ -126,34 +156,36 @@ class Rules:
         if not _MODULE.fullmatch(name):
             return None, f'require "{name}": a module\'s name is made of words and dots'
         inside = name.replace(".", "/") + ".lua"
-        for folder, prefix in ((Path(self.settings.path), ""), (resources.folder("lua") / "lib", "lib/")):
+        for folder, prefix in (
+            (Path(self.settings.path), ""),
+            (Path(self.settings.domains), "domains/"),
+            (resources.folder("lua") / "lib", "lib/"),
+        ):
             path = folder / inside
             if path in self._kept or (not self.version and path.is_file()):
                 try:
-                    return self._read(path), prefix + inside
+                    return self._read(path, prefix + inside), prefix + inside
                 except (OSError, ValueError) as error:
                     return None, f"{prefix}{inside}: {getattr(error, 'strerror', None) or error}"
         return None, f'require "{name}": there is no {inside} in {self.settings.path}'
 
     def _fresh(self) -> Runtime:
         """A new runtime with these rules in it. Raises RulesError."""
-        main = Path(self.settings.path) / "main.lua"
-        try:
-            text = self._read(main)
-        except (OSError, ValueError) as error:
-            raise RulesError(str(main), 0, getattr(error, "strerror", None) or str(error)) from None
         runtime = Runtime(self.settings, self.world, self._module, self._words, self._asks)
         if self.coverage is not None:
             runtime.cover(self.coverage)
-        try:
-            answer = runtime.load(text, "main.lua")
-        except lua54.LuaError as error:
-            raise RulesError("main.lua", 0, f"the rules cannot be loaded: {error}") from None
-        if answer != DONE:
-            _, message, place, _, _ = answer
-            where, what = _explain(message, place)
-            file, _, line = where.rpartition(":")
-            raise RulesError(file or "main.lua", int(line or 0), what)
+        for label, path in {MAIN: Path(self.settings.path) / MAIN, **self.folders.files}.items():
+            try:
+                answer = runtime.load(self._read(path, label), label)
+            except (OSError, ValueError) as error:
+                raise RulesError(str(path), 0, getattr(error, "strerror", None) or str(error)) from None
+            except lua54.LuaError as error:
+                raise RulesError(label, 0, f"the rules cannot be loaded: {error}") from None
+            if answer != DONE:
+                _, message, place, _, _ = answer
+                where, what = _explain(message, place)
+                file, _, line = where.rpartition(":")
+                raise RulesError(file or label, int(line or 0), what)
         runtime.loaded()
         runtime.collect()
         if runtime.used() > self.settings.memory // 2:
@@ -165,9 +197,9 @@ class Rules:
         """Look for what is certain to fail, before any mail meets it. Raises RulesError for the first such thing."""
         from mta.rules import check  # only here is the syntax tree of Lua needed
 
-        folder, ours = Path(self.settings.path), resources.folder("lua")
+        ours = resources.folder("lua")
         sources = [
-            check.Source(str(path.relative_to(folder)), text, check.is_rules(path))
+            check.Source(self._labels[path], text, check.is_rules(path))
             for path, (_, text) in self._kept.items()
             if not path.is_relative_to(ours)
         ]
@@ -188,7 +220,8 @@ class Rules:
             tx.rules = self
         if stage == "rcpt":
             tx.relay = tx._standing
-        if stage not in self.stages and not tx.alone:
+        file = tx.file
+        if stage not in (self.stages_of(file) if file else self._main) and not tx.alone:
             return NEXT
         side = tx.side
         if side is None:
@@ -202,6 +235,7 @@ class Rules:
         elif side.runtime.used() > side.runtime.ceiling:  # nothing may be pushed near the limit of Lua's memory
             side.runtime.collect()
         side.tx, side.stage, side.place = tx, stage, PLACE[stage]
+        side.book = side.runtime.books.get(file) if file else None
         try:
             side.show(tx)
             answer = self._start(side, tx, 1)
@@ -224,7 +258,7 @@ class Rules:
                 first = last = tx.alone
         INSIDE.depth += 1
         try:
-            return side.runtime.start(side.number, side.place, first, tx.tracing, last)
+            return side.runtime.start(side.number, side.place, first, tx.tracing, last, side.book)
         finally:
             INSIDE.depth -= 1
 
@@ -235,7 +269,7 @@ class Rules:
         while answer != DONE:
             if answer[0] == DONE:
                 _, kind, text, extra, rule = answer
-                name, where = runtime.rules[side.place][rule - 1]
+                name, where = runtime.named(side, rule)
                 return verdict.read(side.stage, kind, said(text) if text else False, extra, name, where)
             if answer[0] == BROKEN:
                 failed, rule = self._broken(side, tx, answer), answer[4]
@@ -274,7 +308,7 @@ class Rules:
         runtime.forget_vars(side.number, bool(tx.vars))
         if runtime.used() > self.settings.memory // 2:
             runtime.collect()
-        name, where = runtime.rules[side.place][rule - 1]
+        name, where = runtime.named(side, rule)
         at, what = _explain(message, at)
         where = at or where
         self._failed(tx, side.stage, name, where, what, said(trace))
@@ -286,7 +320,7 @@ class Rules:
 
     def _refused(self, side: Side, tx: Transaction, reply: str, place: str, rule: int) -> Verdict:
         """What a rule waited for said no in its place."""
-        name, where = side.runtime.rules[side.place][rule - 1]
+        name, where = side.runtime.named(side, rule)
         kind = "deny" if reply.startswith("5") else "defer"
         if tx.tracing:
             side.note(name, place or where, kind, 0)

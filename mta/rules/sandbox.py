@@ -30,9 +30,10 @@ from lupa import lua54
 from mta import log, resources, settings
 from mta.message.address import NULL, Address
 from mta.message.headers import Headers
-from mta.rules import api, lines, verdict
+from mta.rules import api, folders, lines, verdict
 from mta.rules.inner import Inner, takes_long
 from mta.rules.coverage import Coverage
+from mta.rules.folders import MAIN
 from mta.rules.transaction import Asked, Step, Transaction
 from mta.rules.verdict import STAGES
 from mta.rules.words import Tagged, Tree
@@ -166,9 +167,8 @@ class Side:
     """
 
     __slots__ = (
-        "asked", "helo", "id", "ip", "mark", "name", "number", "over", "place", "recipient", "runtime", "sender",
-        "stage",
-        "tls", "tx", "user", "vars",
+        "asked", "book", "helo", "id", "ip", "mark", "name", "number", "over", "place", "recipient", "runtime",
+        "sender", "stage", "tls", "tx", "user", "vars",
     )  # fmt: skip
 
     def __init__(self, runtime: Runtime, tx: Transaction) -> None:
@@ -182,6 +182,7 @@ class Side:
         self.recipient: Address | None = None
         self.tx: Transaction | None = None
         self.stage, self.place, self.over = "", 0, False
+        self.book: int | None = None  # the domain's file that speaks after main.lua
         self.asked: list[Asked] = []
         self.mark = 0.0
         runtime.begin(
@@ -238,7 +239,9 @@ class Side:
 
 
 class Runtime:
-    """Lua with the rules loaded. `rules[stage number]` are (name, where), `source` finds a module's text by name.
+    """Lua with the rules loaded. `source` finds a module's text by name.
+
+    `rules[stage number]` are (name, where) of main.lua's rules; `books` number the files of the domains, by label.
 
     `load`, `start` and `step` answer as kernel.lua does: DONE alone, or a tuple whose first value is DONE, WAITS or
     BROKEN. Raises lupa's errors when even the trusted Lua runs out of memory.
@@ -251,6 +254,8 @@ class Runtime:
         self.inner: dict[str, Inner] = {name: answer for name, answer in asks.items() if isinstance(answer, Inner)}
         self.ceiling = settings.memory + 2 * settings.growth
         self.rules: list[list[tuple[str, str]]] = [[] for _ in STAGES]
+        self.books: dict[str, int] = {}
+        self._books = [self.rules]  # by number; 0 is main.lua
         self.sides: dict[int, Side] = {}
         self.free: list[int] = []
         self._count = 0
@@ -322,10 +327,14 @@ class Runtime:
     # -- into Lua ------------------------------------------------------------------------------------------------------
 
     def load(self, text: str, file: str) -> Any:
-        """Run one file of rules."""
+        """Run one file of rules: main.lua first, then those of the domains."""
+        book = None
+        if file != MAIN:
+            book = self.books[file] = len(self._books)
+            self._books.append([[] for _ in STAGES])
         INSIDE.depth += 1
         try:
-            return self._load(text, file)
+            return self._load(text, file, book)
         finally:
             INSIDE.depth -= 1
 
@@ -449,12 +458,26 @@ class Runtime:
         return api.wrong_stage(name, STAGES[stage])
 
     def rule(self, stage: int, name: str, where: str) -> str | None:
-        name = said(name)
-        for known, place in self.rules[stage]:
+        name, book = said(name), len(self._books) - 1
+        wrong = folders.misplaced(STAGES[stage], list(self.books)[-1]) if book else None
+        if wrong:
+            return shown(wrong)
+        for known, place in self._books[book][stage]:
             if known == name:
                 return shown(f'there is a rule "{name}" at {STAGES[stage]} already, in {place}')
-        self.rules[stage].append((name, where))
+        self._books[book][stage].append((name, where))
         return None
+
+    def named(self, side: Side, rule: int) -> tuple[str, str]:
+        """(name, where) of a rule of the stage under way, counted as judge() in sandbox.lua does."""
+        main = self.rules[side.place]
+        if rule <= len(main):
+            return main[rule - 1]
+        return self._books[side.book or 0][side.place][rule - len(main) - 1]
+
+    def stages(self, book: int) -> frozenset[str]:
+        """The stages at which a file has rules."""
+        return frozenset(stage for stage, found in zip(STAGES, self._books[book], strict=True) if found)
 
     def module(self, name: str) -> tuple[str | None, str]:
         text, file = self.source(name)
@@ -495,11 +518,11 @@ class Runtime:
         if side is None or side.tx is None:
             self.world.log(event, where=where, message=said(message))
             return
-        tx, name = side.tx, self.rules[side.place][rule - 1][0]
+        tx, name = side.tx, self.named(side, rule)[0]
         self.world.log(
             event, session=tx.session, mail=tx.mail_id, stage=side.stage, rule=name, where=where, message=said(message)
         )
 
     def traced(self, number: int, rule: int, kind: str, units: int) -> None:
         side = self.sides[number]
-        side.note(*self.rules[side.place][rule - 1], kind, units)
+        side.note(*self.named(side, rule), kind, units)

@@ -43,6 +43,8 @@ class Transaction:
     was said before RCPT. Set `tracing` to have every rule that speaks noted in `trace`, and then `alone` to the number
     (from 1) of the only rule of a stage that shall speak.
 
+    `file` is that of a domain, whose rules speak after main.lua's, as rules.folders names it; "": there is none.
+
     `edited`: a rule changed the sender or the recipients; `originals` are the addresses it replaced, by the new ones.
     At rcpt a rule may also replace `recipient`, or take it out (None).
 
@@ -50,8 +52,8 @@ class Transaction:
     """
 
     __slots__ = (
-        "_standing", "alone", "client", "edited", "helo", "listener", "mail_id", "message", "origin", "originals", "parts",
-        "recipient", "recipients", "relay", "rules", "sender", "server", "session", "side", "trace", "tracing",
+        "_standing", "alone", "client", "edited", "file", "helo", "listener", "mail_id", "message", "origin", "originals",
+        "parts", "recipient", "recipients", "relay", "rules", "sender", "server", "session", "side", "trace", "tracing",
         "trusted", "user", "vars", "ways",
     )  # fmt: skip
 
@@ -69,6 +71,7 @@ class Transaction:
         self.session, self.mail_id, self.origin = session, mail_id, origin
         self.client = client or Client()
         self.server, self.listener, self.trusted = server, listener, trusted
+        self.file = ""
         self.helo = ""
         self.user = ""
         self.sender: Address | None = None
