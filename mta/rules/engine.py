@@ -104,6 +104,11 @@ class Rules:
         rules.version = hashlib.sha256("\n".join(sums).encode()).hexdigest()[:12]
         return rules
 
+    @property
+    def runtime(self) -> Runtime:
+        """The Lua that transactions begin in now."""
+        return self._runtime
+
     def listed(self, stage: str) -> list[tuple[str, str]]:
         """The rules of a stage in order, each as (name, where)."""
         return list(self._runtime.rules[PLACE[stage]])
