@@ -8,9 +8,9 @@ from email.message import EmailMessage
 
 import pytest
 
-from mta.deliver import bounce
-from mta.deliver.bounce import Failure
+from mta.message import bounce
 from mta.message.address import Address, parse
+from mta.message.bounce import Failure
 from mta.message.envelope import Envelope, Recipient
 from mta.message.message import Message
 from mta.message.reply import Reply

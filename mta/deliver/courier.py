@@ -20,13 +20,12 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from mta import log, settings
-from mta.deliver import bounce
-from mta.deliver.bounce import Failure
 from mta.deliver.route import Destination, Domains, Router
 from mta.deliver.transport import Result, Transport, attempt
 from mta.deliver.verdicts import Effect, effect
-from mta.message import ids
+from mta.message import bounce, ids
 from mta.message.address import NULL
+from mta.message.bounce import Failure
 from mta.message.envelope import Envelope, Recipient, Route
 from mta.message.ids import Ids
 from mta.message.message import Message
@@ -128,9 +127,8 @@ class Courier:
     def _postq(self, rules: Rules, envelope: Envelope, message: Message) -> Mail | None:
         """The mail as the rules of postq want it, or None: they ended the attempt."""
         content = message.copy()
-        before = content.layout()
         verdict, facts = self._ask(rules, "postq", envelope, content, envelope.recipients)
-        changed, values, now = content.layout() != before, facts.vars, clock.now()
+        changed, values, now = content.edited, facts.vars, clock.now()
         decided = replace(envelope, vars=values, postq=True, accepted=envelope.accepted or verdict.kind == "faccept")
         if facts.edited:
             decided.sender = facts.sender or NULL
