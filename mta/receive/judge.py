@@ -82,7 +82,9 @@ class Judge:
     def again(self) -> None:
         """Back to what was known after connect."""
         self.standing = self.origin.standing
-        self.close()
+        self.forget()
+        if self.connection is not None:
+            self.connection.again(self.origin.vars or {}, self.origin.relay)
 
     def close(self) -> None:
         self.forget()

@@ -111,6 +111,12 @@ class Transaction:
         new.tracing = self.tracing
         return new
 
+    def again(self, vars: Vars, relay: bool) -> None:
+        """What was said since is forgotten; these are the vars and the relay() of then."""
+        if self.vars != vars:
+            self.vars = dict(vars)
+        self.relay = self._standing = relay
+
     def allow_relay(self, stage: str) -> None:
         """A rule said relay()."""
         self.relay = True

@@ -2,13 +2,13 @@
 on.connect("bench connect", function(mail)
   local ip, port = mail.client.ip, mail.client.port
   if ip == "10.0.0.1" or port == 1 or mail.listener == "x" then return deny() end
-  mail.vars.seen = 1
+  if mail.server == "x" then return deny() end
 end)
 on.helo("bench helo", function(mail)
   if mail.helo == "bad"
     or mail.client.ip == mail.helo
     or mail.tls == "x"
-    or mail.vars.seen == 2
+    or mail.listener == "y"
   then
     return deny()
   end
@@ -51,7 +51,7 @@ on.postq("bench postq", function(mail)
   if mail.headers:get("To") == "x"
     or mail.headers:has("X-Bad")
     or mail.sender.domain == "y"
-    or mail.vars.seen == 3
+    or mail.client.ip == "y"
   then
     return deny()
   end
