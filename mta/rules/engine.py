@@ -79,14 +79,20 @@ class Rules:
 
     @classmethod
     def load(
-        cls, settings: settings.Rules, world: World, *, checked: bool = True, domains: Collection[str] | None = None
+        cls,
+        settings: settings.Rules,
+        world: World,
+        *,
+        checked: bool = True,
+        domains: Collection[str] | None = None,
+        coverage: Coverage | None = None,
     ) -> Rules:
         """Read main.lua in `settings.path`, the domains' files, and what they require. Raises RulesError.
 
         `domains` are the names of ours; without them a folder may have any name.
         Unless told otherwise, what the files' text shows to be wrong is an error too (see check/).
         """
-        rules = cls(settings, world)
+        rules = cls(settings, world, coverage)
         rules._domains = domains
         try:
             rules.folders = Folders(settings, domains)
@@ -109,9 +115,9 @@ class Rules:
         """The Lua that transactions begin in now."""
         return self._runtime
 
-    def listed(self, stage: str) -> list[tuple[str, str]]:
-        """The rules of a stage in order, each as (name, where)."""
-        return list(self._runtime.rules[PLACE[stage]])
+    def listed(self, stage: str, file: str = "") -> list[tuple[str, str]]:
+        """The rules of a stage in order, each as (name, where): main.lua's, then those of a domain's file."""
+        return self._runtime.listed(PLACE[stage], file)
 
     def stages_of(self, file: str) -> frozenset[str]:
         """The stages at which main.lua or this file of a domain has a rule; `file` as `folders` names it."""

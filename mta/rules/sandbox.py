@@ -475,6 +475,11 @@ class Runtime:
             return main[rule - 1]
         return self._books[side.book or 0][side.place][rule - len(main) - 1]
 
+    def listed(self, place: int, file: str) -> list[tuple[str, str]]:
+        """The rules of a stage in the order they are asked, those of a domain's file behind main.lua's."""
+        book = self.books.get(file) if file else None
+        return [*self.rules[place], *(self._books[book][place] if book else ())]
+
     def stages(self, book: int) -> frozenset[str]:
         """The stages at which a file has rules."""
         return frozenset(stage for stage, found in zip(STAGES, self._books[book], strict=True) if found)
