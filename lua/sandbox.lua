@@ -133,7 +133,10 @@ end
 
 -- What is said to the log ---------------------------------------------------------------------------------------------
 
-local function say(level, message)
+local function say(level, message, topic)
+  if topic ~= nil and (type(topic) ~= "string" or #topic > 100) then
+    fail("log." .. level .. " needs a topic of at most 100 bytes as its first argument, then the message")
+  end
   if type(message) ~= "string" then
     message = tostring(message)
   end
@@ -142,13 +145,16 @@ local function say(level, message)
   end
   charge(1 + (#message >> 10))
   local r = now()
-  py.say(r and r.number or -1, level, r and r.rule or 0, K.here(), message)
+  py.say(r and r.number or -1, level, r and r.rule or 0, K.here(), message, topic)
 end
 
 local log = {}
 for level in gmatch("debug info warning error", "%a+") do
-  log[level] = function(message)
-    say(level, message)
+  log[level] = function(topic, message)
+    if message == nil then
+      topic, message = nil, topic
+    end
+    say(level, message, topic)
   end
 end
 impl.log = log
@@ -411,6 +417,30 @@ impl.json = { -- decode is one of those above
     return text
   end,
 }
+
+-- What rules know of the settings ---------------------------------------------------------------------------------------
+
+local function frozen(value, name)
+  if type(value) ~= "table" then
+    return value
+  end
+  for key, one in next, value do
+    value[key] = frozen(one, name .. "." .. tostring(key))
+  end
+  local made = lock(value, name)
+  getmetatable(made).__len = function()
+    return #value
+  end
+  return made
+end
+
+--- config and replies, as JSON.
+function X.facts(config, replies)
+  impl.config, impl.replies = J.decode(config), J.decode(replies)
+  for name, section in next, impl.config do
+    impl.config[name] = frozen(section, "config." .. name)
+  end
+end
 
 -- Files ---------------------------------------------------------------------------------------------------------------
 

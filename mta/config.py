@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from mta.message import target
 from mta.message.address import parse_domain
-from mta.message.reply import Refused
+from mta.message.reply import Refused, Reply
 from mta.settings import Domain, Listener, Route, Settings
 
 Key = tuple[str | int, ...]  # ("listener", 0, "tls", "key")
@@ -247,7 +247,9 @@ class _Reader:
             if not isinstance(given, dict):
                 self.complain(at, f'write [{at[-1]}."name"]')
                 return {}
-            return {name.lower(): self.table(inner[1], below, (*at, name)) for name, below in given.items()}
+            if dataclasses.is_dataclass(inner[1]):
+                return {name.lower(): self.table(inner[1], below, (*at, name)) for name, below in given.items()}
+            return {name: self.named(inner[1], below, (*at, name), about) for name, below in given.items()}
         if origin is list:
             if not isinstance(given, list):
                 sections = dataclasses.is_dataclass(inner[0])
@@ -258,6 +260,18 @@ class _Reader:
                 for n, value in enumerate(given)
             ]
         return self.plain(kind, given, at, about)
+
+    def named(self, kind: Any, given: Any, at: Key, about: Any) -> Any:
+        """A value under a name the administrator chose."""
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(at[-1])):
+            self.complain(at, f"{at[-1]!r} cannot be a word in rules; write it with letters, digits and _")
+        if kind is not Any:
+            return self.plain(kind, given, at, about)
+        if isinstance(given, list):
+            return [self.named(kind, one, at, about) for one in given]
+        if not isinstance(given, str | int | float):
+            self.complain(at, f"{at[-1]} must be text, a number, true or false, or a list of them")
+        return given
 
     def plain(self, kind: type, given: Any, at: Key, about: Any) -> Any:
         """One string, number or boolean. A wrong one is noted and given back as it is."""
@@ -317,6 +331,11 @@ class _Reader:
             if name in settings.domain:
                 self.complain(("route", name), f"{name} is a domain of ours; set transport there")
 
+        for name, text in settings.replies.items():
+            try:
+                Reply.parse(text)
+            except ValueError as error:
+                self.complain(("replies", name), f"{name}: {error}")
         for name, service in settings.service.items():
             at = ("service", name)
             if not re.fullmatch(r"[a-z_][a-z0-9_]*", name):

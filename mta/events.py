@@ -48,6 +48,9 @@ EVENTS: dict[str, Event] = {
     "dropped": Event("warning", "mail sender recipients reason", "A mail ended with nobody to tell."),
     "discarded": Event("info", "mail session sender recipients stage rule where reason", "A rule threw a mail away."),
     "held": Event("warning", "mail sender recipients reason rule where", "A mail waits for a person."),
+    "released": Event("info", "mail sender recipients held", "A person let a held mail go; it was held as `held`."),
+    "retried": Event("info", "mail sender recipients", "A person had a mail tried again at once."),
+    "deleted": Event("warning", "mail sender recipients held", "A person deleted a mail."),
     "postponed": Event(
         "info", "mail sender recipients next_try stage rule where", "A rule holds recipients of a mail until a time."
     ),
@@ -55,10 +58,12 @@ EVENTS: dict[str, Event] = {
     "rule_failed": Event("error", "session mail stage rule where error traceback", "A rule raised an error."),
     "rules_loaded": Event("info", "version files", "New rules are in force."),
     "rules_rejected": Event("error", "error", "New rules could not be loaded; the old ones stay."),
-    "rule_log": Event("info", "session mail stage rule where message", "A rule said something."),
-    "rule_debug": Event("debug", "session mail stage rule where message", "A rule said something, as log.debug."),
-    "rule_warning": Event("warning", "session mail stage rule where message", "A rule said something, as log.warning."),
-    "rule_error": Event("error", "session mail stage rule where message", "A rule said something, as log.error."),
+    "rule_log": Event("info", "session mail stage rule where topic message", "A rule said something."),
+    "rule_debug": Event("debug", "session mail stage rule where topic message", "A rule said something, as log.debug."),
+    "rule_warning": Event(
+        "warning", "session mail stage rule where topic message", "A rule said something, as log.warning."
+    ),
+    "rule_error": Event("error", "session mail stage rule where topic message", "A rule said something, as log.error."),
     "list_loaded": Event("info", "list entries", "A list that changed was read again."),
     "list_rejected": Event("error", "list error", "A list that changed cannot be used; the old content stays."),
     # store

@@ -18,6 +18,8 @@ import msgspec
 
 from mta.events import EVENTS
 
+OF_RULES = ("rule_log", "rule_debug", "rule_warning", "rule_error")
+
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 Sink = Callable[[bytes], None]
@@ -83,13 +85,15 @@ class Log:
         self.schedule: Callable[[Callable[[], None]], Any] | None = None  # run this once, soon
         self.level = LEVELS["info"]
         self.lost = 0
+        self.rules: Log | None = None  # where what rules say goes instead
         self._lines: list[bytes] = []
 
     def event(self, event: str, **fields: Any) -> None:
         """Write one event of `events.EVENTS`. Fields that are None or empty are left out."""
         level = EVENTS[event].level
         if LEVELS[level] >= self.level:
-            self.line(self._encoded(event, level, fields))
+            to = self.rules if self.rules is not None and event in OF_RULES else self
+            to.line(self._encoded(event, level, fields))
 
     def _encoded(self, event: str, level: str, fields: dict[str, Any]) -> bytes:
         line = {"time": _now(), "level": level, "event": event}

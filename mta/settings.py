@@ -195,6 +195,12 @@ class Log:
         lambda: ["mta.log"], 'Files, "stdout:" or "stderr:".', unit="path", words=("stdout:", "stderr:")
     )
     level: str = opt("info", "debug, info, warning or error.", one_of("debug", "info", "warning", "error"))
+    rules: list[str] = opt(
+        list,
+        "Where what rules say (log.info ...) goes instead: files; empty: with all else.",
+        unit="path",
+        words=("stdout:", "stderr:"),
+    )
 
 
 @dataclass(frozen=True)
@@ -296,3 +302,12 @@ class Settings:
     route: dict[str, Route] = opt(dict, "")
     keys: Keys = opt(Keys, "")
     service: dict[str, Service] = opt(dict, "")
+    replies: dict[str, str] = opt(
+        dict,
+        "Replies by name, for rules: deny(replies.NAME). Names of the server's own replies (ok, bye, busy ...) change "
+        "those.",
+        example={"relay_denied": "554 5.7.1 We do not relay for you"},
+    )
+    app: dict[str, Any] = opt(
+        dict, "Values of your own, for rules: config.app.NAME.", example={"owner": "postmaster@example.test"}
+    )

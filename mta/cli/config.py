@@ -57,12 +57,21 @@ def run(given: argparse.Namespace) -> int:
 def _check(given: argparse.Namespace) -> int:
     made = telling.configuration(given)
     settings = made.settings
-    wrong = [*_certificates(settings), *_rules(settings), *_users(settings)]
+    wrong = [*_certificates(settings), *_rules(settings), *_users(settings), *_replies(settings)]
     for complaint in wrong:
         print(complaint)
     if not wrong:
         print(f"{made.path}: fine")
     return telling.FINDING if wrong else telling.FINE
+
+
+def _replies(settings: Settings) -> Iterator[str]:
+    from mta.receive import replies
+
+    try:
+        replies.use(settings.replies)
+    except ValueError as error:
+        yield str(error)
 
 
 def _certificates(settings: Settings) -> Iterator[str]:
@@ -121,6 +130,9 @@ def tables(settings: Settings) -> Iterator[tuple[str, config.Key, dict[str, Any]
         if isinstance(value, list):
             for n, one in enumerate(value):
                 yield f"[[{field.name}]]", (field.name, n), _values(one)
+        elif field.name in NAMED:
+            if value:
+                yield f"[{field.name}]", (field.name,), value
         elif isinstance(value, dict):
             for name, one in value.items():
                 yield f'[{field.name}."{name}"]', (field.name, name), _values(one)
@@ -159,8 +171,9 @@ def toml(value: Any) -> str:
 def _explain(key: str | None) -> int:
     known = {f"{section}.{field.name}": (kind, field) for section, kind in sections() for field in kind_fields(kind)}
     wanted = [name for name in known if key in (None, name, name.partition(".")[0])]
-    if not wanted:
-        near = difflib.get_close_matches(key or "", known, 1, 0.5)
+    named = [field for field in dataclasses.fields(Settings) if field.name in NAMED and key in (None, field.name)]
+    if not wanted and not named:
+        near = difflib.get_close_matches(key or "", [*known, *NAMED], 1, 0.5)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise telling.Failed(f"there is no setting {key}{hint}", telling.NOT_FOUND)
     for name in wanted:
@@ -168,6 +181,10 @@ def _explain(key: str | None) -> int:
         print(telling.paint(name, "bold"))
         print(textwrap.fill(field.metadata["meaning"], 100, initial_indent="    ", subsequent_indent="    "))
         print(f"    {_kind(kind, field)}, by default {_default(field)}\n")
+    for field in named:
+        print(telling.paint(field.name, "bold"))
+        print(textwrap.fill(field.metadata["meaning"], 100, initial_indent="    ", subsequent_indent="    "))
+        print(f"    values under names of your own, like {toml(field.metadata['example'])}\n")
     return telling.FINE
 
 
@@ -177,7 +194,8 @@ def sections() -> Iterator[tuple[str, Any]]:
     for field in dataclasses.fields(Settings):
         kind = hints[field.name]
         inner = typing.get_args(kind)
-        yield field.name, inner[-1] if inner else kind
+        if field.name not in NAMED:
+            yield field.name, inner[-1] if inner else kind
 
 
 def kind_fields(kind: Any) -> tuple[dataclasses.Field[Any], ...]:
@@ -223,6 +241,7 @@ SHOWN: dict[str, dict[str, Any]] = {  # what is not commented out, so that the s
     "domain": {"users": "any", "transport": "maildir", "path": "mail/{domain}/{local_part}"},
 }
 NAMES = {"domain": "example.test", "route": "*", "service": "example"}  # sections that come once for each name
+NAMED = ("replies", "app")  # sections whose keys are the administrator's own
 
 
 def sample(places: dict[tuple[str, str], Any] | None = None) -> str:
@@ -242,6 +261,12 @@ def sample(places: dict[tuple[str, str], Any] | None = None) -> str:
             else:
                 lines.append(f"# {field.name} = {_sample_value(field)}")
         lines.append("")
+    for field in dataclasses.fields(Settings):
+        if field.name in NAMED:
+            lines += textwrap.wrap(field.metadata["meaning"], 100, initial_indent="# ", subsequent_indent="# ")
+            lines.append(f"# [{field.name}]")
+            lines += [f"# {name} = {toml(value)}" for name, value in field.metadata["example"].items()]
+            lines.append("")
     return "\n".join(lines)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from gevent import get_hub
 
 from mta import settings
-from mta.log import LEVELS, Files, log
+from mta.log import LEVELS, Files, Log, log
 from mta.net import offload
 
 ROOM = 8 << 20  # bytes of lines that may wait
@@ -65,6 +65,8 @@ def in_master(wanted: settings.Log) -> None:
     for folder in folders(wanted):
         os.makedirs(folder, exist_ok=True)
     log.sink, log.schedule, log.level = Files(wanted.to), None, LEVELS[wanted.level]
+    for name in set(wanted.rules) - set(Files.STANDARD):  # workers write it; whether they can is said at the start
+        os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640))
     capture()
 
 
@@ -73,6 +75,10 @@ def in_child(wanted: settings.Log) -> None:
     finish()
     log.sink, log.level = Threaded(wanted.to), LEVELS[wanted.level]
     log.schedule = soon
+    log.rules = None
+    if wanted.rules:
+        log.rules = Log()
+        log.rules.sink, log.rules.schedule = Threaded(wanted.rules), soon
     capture()
 
 
@@ -89,17 +95,19 @@ def _ring(timer: Any, function: Callable[[], None]) -> None:
 
 def finish() -> None:
     """Before a child ends: nothing that was said is lost."""
-    log.schedule = None
-    log.flush()
-    if isinstance(log.sink, Threaded):
-        try:
-            log.sink.close()
-        except OSError:
-            pass
+    for one in (log, log.rules):
+        if one is not None:
+            one.schedule = None
+            one.flush()
+            if isinstance(one.sink, Threaded):
+                try:
+                    one.sink.close()
+                except OSError:
+                    pass
 
 
 def paths(wanted: settings.Log) -> list[str]:
-    return [name for name in wanted.to if name not in Files.STANDARD]
+    return [name for name in [*wanted.to, *wanted.rules] if name not in Files.STANDARD]
 
 
 def folders(wanted: settings.Log) -> list[str]:

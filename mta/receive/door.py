@@ -12,6 +12,7 @@ from mta import settings as settings_of
 from mta.domains import Domains
 from mta.message.ids import Ids
 from mta.message.reply import Reply
+from mta.receive import replies
 from mta.receive.limits import Budget
 from mta.spool.spool import Spool
 
@@ -48,7 +49,7 @@ class Door:
         self.trusts = trusts(settings.server.trusted)
         self.draining = False
         name = settings.server.name
-        self.greeting = Reply(220, "", f"{name} ESMTP")
+        self.greeting = Reply(220, "", replies.GREETING.text.replace("{name}", name))
         self.helo = Reply(250, "", name)
         self._ehlo: dict[bool, Reply] = {}
 

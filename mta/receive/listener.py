@@ -52,6 +52,7 @@ class Receiver:
         self.settings, self.domains, self.rules = settings, domains, rules
         self.spool, self.ids, self.tls = spool, ids, tls
         self.counts, self.budget = Counts(), Budget(settings.smtp.memory)
+        replies.use(settings.replies)
         self.doors: list[Door] = []
         self.sessions: set[Session] = set()
         self._idle: list[Any] = []

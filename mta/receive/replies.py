@@ -1,9 +1,12 @@
-"""What we say when nothing more particular is to be said."""
+"""What we say when nothing more particular is to be said; [replies] in the settings may give other words."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mta.message.reply import Reply
 
+GREETING = Reply(220, "", "{name} ESMTP")
 OK = Reply(250, "2.0.0", "Ok")
 SENDER_OK = Reply(250, "2.1.0", "Ok")
 RECIPIENT_OK = Reply(250, "2.1.5", "Ok")
@@ -17,6 +20,7 @@ DISCARDED = Reply(250, "2.0.0", "Ok")
 DENIED = Reply(554, "5.7.1", "Refused")  # a rule that gives no words of its own
 DEFERRED = Reply(451, "4.7.1", "Not now, please try again")
 BUSY = Reply(452, "4.3.1", "Busy with other mail, please try again")
+OTHER_RULES = Reply(452, "4.5.3", "Other rules hold for this recipient; send again for it alone")
 MISTAKE = Reply(451, "4.3.0", "Our mistake, please try again")
 
 EARLY = Reply(554, "5.5.1", "You spoke before your turn", close=True)
@@ -27,3 +31,22 @@ TOO_MUCH_JUNK = Reply(421, "4.7.0", "Too many commands without a mail", close=Tr
 TOO_MANY_SESSIONS = Reply(421, "4.3.2", "Too many connections, please come again", close=True)
 TIMED_OUT = Reply(421, "4.4.2", "You took too long", close=True)
 SHUTTING_DOWN = Reply(421, "4.3.2", "Going down, please come again", close=True)
+
+OURS: dict[str, Reply] = {name: value for name, value in globals().items() if isinstance(value, Reply)}
+
+
+def use(given: Mapping[str, str]) -> None:
+    """From now on say it in these words: {"bye": "221 2.0.0 So long"}. Names that are not ours are for rules.
+
+    Raises ValueError for a code of another class: a client has to understand what we do.
+    """
+    own = {name: Reply.parse(given[name.lower()]) for name in OURS if name.lower() in given}
+    for name, reply in own.items():
+        known = OURS[name]
+        if reply.code // 100 != known.code // 100 or (known.code in (220, 354) and reply.code != known.code):
+            raise ValueError(f"[replies] {name.lower()} must be a {known.code}, not {reply.code}")
+    globals().update({**OURS, **{name: _closing(reply, OURS[name].close) for name, reply in own.items()}})
+
+
+def _closing(reply: Reply, close: bool) -> Reply:
+    return reply.closing() if close else reply

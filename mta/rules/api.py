@@ -202,10 +202,38 @@ VERDICTS = [
 ]
 
 OUTSIDE = [
-    word("log.debug(message: string)", "To the log, if it shows such detail.", 'log.debug("looking")'),
-    word("log.info(message: string)", "To the log, with mail, stage and line.", 'log.info("sent by " .. mail.sender)'),
-    word("log.warning(message: string)", "To the log, as a warning.", 'log.warning("odd")'),
-    word("log.error(message: string)", "To the log, as an error.", 'log.error("the list is empty")'),
+    word(
+        "log.debug(topic: string, message?: string)",
+        "To the log, if it shows such detail: a message, or a topic and a message.",
+        'log.debug("looking")',
+    ),
+    word(
+        "log.info(topic: string, message?: string)",
+        "To the log, with mail, stage and line: a message, or a topic and a message. [log] rules names a file of its "
+        "own for what rules say.",
+        'log.info("sent by " .. mail.sender)\nlog.info("newsletter", "from " .. mail.sender)',
+    ),
+    word(
+        "log.warning(topic: string, message?: string)",
+        "To the log, as a warning: a message, or a topic and a message.",
+        'log.warning("odd")',
+    ),
+    word(
+        "log.error(topic: string, message?: string)",
+        "To the log, as an error: a message, or a topic and a message.",
+        'log.error("lists", "the list is empty")',
+    ),
+    word(
+        "config: table",
+        "The settings, read-only: config.SECTION.NAME, your own in config.app. Durations are seconds, sizes bytes. "
+        "Services, replies and passwords are not in it.",
+        'assert(config.smtp.max_size > 0 and config.app.owner == "postmaster@example.test")',
+    ),
+    word(
+        "replies: table",
+        "Replies by name, from the server and from [replies] in the settings: text for deny, defer and their kin.",
+        "if not mail.tls then return deny(replies.relay_denied) end",
+    ),
     word("print(...: any)", "To the log, as log.info does.", 'print("size", mail.size)', kind="library"),
     word(
         "json.encode(value: any) -> string",

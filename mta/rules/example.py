@@ -5,12 +5,14 @@ from __future__ import annotations
 from mta.message.address import Address
 from mta.message.envelope import Client
 from mta.message.message import Message
+from mta.rules import facts
 from mta.rules.example_keys import KEYS
 from mta.rules.services.fake import FakeService
 from mta.rules.services.request import Answer
 from mta.rules.transaction import Transaction
 from mta.rules.verdict import STAGES
 from mta.rules.world import FakeWorld
+from mta.settings import Server, Settings
 
 SENDER = Address("ann", "example.com")
 RECIPIENT = Address("you", "example.test")
@@ -42,9 +44,14 @@ LISTS = {
 }
 
 
+FACTS = facts.of(Settings(server=Server(name="mx.example.test"), app={"owner": "postmaster@example.test"}))
+
+
 def world() -> FakeWorld:
     clean = FakeService(Answer(code=0, stdout=b"stdin: OK\n"))
-    return FakeWorld(ZONE, lists=LISTS, users=("you",), services={"clamscan": clean}, keys=KEYS)
+    made = FakeWorld(ZONE, lists=LISTS, users=("you",), services={"clamscan": clean}, keys=KEYS)
+    made.facts = FACTS
+    return made
 
 
 def transaction(stage: str) -> Transaction:

@@ -31,6 +31,7 @@ from mta import log, resources, settings
 from mta.message.address import NULL, Address
 from mta.message.headers import Headers
 from mta.rules import api, folders, lines, verdict
+from mta.rules.facts import NOTHING
 from mta.rules.inner import Inner, takes_long
 from mta.rules.coverage import Coverage
 from mta.rules.folders import MAIN
@@ -307,6 +308,7 @@ class Runtime:
         self._cover = kernel["cover"]
         self.start, self.step, self._drop = box["start"], kernel["step"], kernel["drop"]
         self.collect: Callable[[], None] = kernel["collect"]  # lupa's own needs the global that rules must not have
+        box["facts"](*getattr(self.world, "facts", NOTHING).texts())
         for number, stage in enumerate(STAGES):
             box["stage"](stage, number)
         for one in words.values():
@@ -517,16 +519,15 @@ class Runtime:
             log.bug(error)
             return code
 
-    def say(self, number: int, level: str, rule: int, where: str, message: str) -> None:
+    def say(self, number: int, level: str, rule: int, where: str, message: str, topic: str | None) -> None:
         event = "rule_log" if level == "info" else f"rule_{level}"
+        about = {"message": said(message)} if topic is None else {"topic": said(topic), "message": said(message)}
         side = self.sides.get(number)
         if side is None or side.tx is None:
-            self.world.log(event, where=where, message=said(message))
+            self.world.log(event, where=where, **about)
             return
         tx, name = side.tx, self.named(side, rule)[0]
-        self.world.log(
-            event, session=tx.session, mail=tx.mail_id, stage=side.stage, rule=name, where=where, message=said(message)
-        )
+        self.world.log(event, session=tx.session, mail=tx.mail_id, stage=side.stage, rule=name, where=where, **about)
 
     def traced(self, number: int, rule: int, kind: str, units: int) -> None:
         side = self.sides[number]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Container, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mta import log, settings
+from mta.rules.facts import NOTHING, Facts
 from mta.rules.keys import Keys
 from mta.rules.leases import Rates
 from mta.rules.lists import GivenLists, Lists
@@ -59,6 +60,7 @@ class World(Protocol):
 
     services: Services
     keys: Keys
+    facts: Facts
     store: Store
     rates: Rates
     lists: Lists | GivenLists
@@ -87,6 +89,7 @@ class LiveWorld:
         caller: Caller | None = None,
         services: Mapping[str, settings.Service] | None = None,
         keys: str = "keys",
+        facts: Facts = NOTHING,
     ) -> None:
         from mta.net import deadline, dns, offload, patience
 
@@ -99,7 +102,7 @@ class LiveWorld:
 
         from mta.rules import protection  # noqa: F401  loaded now, so that no mail waits for it
 
-        self.services, self.keys = Services(services or {}), Keys(keys)
+        self.services, self.keys, self.facts = Services(services or {}), Keys(keys), facts
         self._resolver = resolver
         self._within, self._timed_out = deadline.within, deadline.TimedOut
         self._temporary = dns.DnsTemporary
@@ -164,6 +167,7 @@ class FakeWorld:
         self.lists: Lists | GivenLists = GivenLists(lists or {})
         self.users = users
         self.services, self.keys = Services({}, services, self.log), Keys(keys or {})
+        self.facts = NOTHING
         self.random = random.Random(seed).random
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.asked: list[tuple[str, str]] = []
