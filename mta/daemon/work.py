@@ -22,6 +22,7 @@ from mta.message.ids import Ids
 from mta.net.calls import Caller
 from mta.net.dns import Resolver
 from mta.receive.listener import Receiver
+from mta.rules import facts
 from mta.rules.engine import Rules, RulesError
 from mta.rules.world import LiveWorld
 from mta.settings import Listener
@@ -38,7 +39,9 @@ class Work:
         self.resolver = Resolver(settings.dns)
         self.domains = Domains(settings)
         self.registry = Caller(os.path.join(settings.server.run, SOCKET))
-        self.world = LiveWorld(self.resolver, settings.rules, self.registry, settings.service, settings.keys.path)
+        self.world = LiveWorld(
+            self.resolver, settings.rules, self.registry, settings.service, settings.keys.path, facts.of(settings)
+        )
         self.rules = self._load(rules)
         self._next: Rules | None = None  # loaded, not in force yet
         self._pages = Pages()
