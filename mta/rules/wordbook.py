@@ -16,7 +16,7 @@ from mta.rules.word import Word
 WORDS: dict[str, Word] = {**api.WORDS, SERVICE.name: SERVICE}
 
 FIRST = ("Stages", "Verdicts", "mail", "mail.headers", "mail.client")  # groups a reader meets first, in this order
-OWN, LUA = "Functions", "Lua's own functions"  # words that stand alone
+OWN, LUA = "Other words", "Lua's own functions"  # words that stand alone
 
 
 def prefix(name: str) -> str:

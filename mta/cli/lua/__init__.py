@@ -9,6 +9,7 @@ from typing import Any
 
 VERBS = {  # a file of this folder each, with arguments(parser) and run(given), imported only when asked for
     "check": "read rules and say what is wrong with them",
+    "stubs": "write what an editor needs to know the words",
     "doc": "what a word of the rule language means",
 }
 
