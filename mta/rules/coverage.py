@@ -102,9 +102,7 @@ class Coverage:
         found = []
         for name, numbers in sorted(self._lines.items()):
             written = text(name).splitlines()
-            lines = frozenset(
-                n for n in numbers if 0 < n <= len(written) and not _NOTHING.fullmatch(written[n - 1])
-            )
+            lines = frozenset(n for n in numbers if 0 < n <= len(written) and not _NOTHING.fullmatch(written[n - 1]))
             ran = frozenset(n for n in lines if f"{name}:{n}" in self._ran)
             found.append(File(name, lines, ran))
         return found
