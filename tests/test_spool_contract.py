@@ -266,3 +266,24 @@ def test_closed_is_closed(spool: Spool) -> None:
         spool.commit(add=[mail("a-2.1")])
     assert refused.value.reply.temporary
     spool.close()
+
+
+def test_a_person_takes_a_mail_whatever_its_state(spool: Spool) -> None:
+    spool.commit(add=[mail("a-1.1", 500.0), mail("a-2.1", held="quarantine spam"), mail("a-3.1")])
+    for id in ("a-1.1", "a-2.1", "a-3.1"):
+        taken = spool.take(id)
+        assert taken is not None and taken.id == id and taken == spool.look(id)
+        assert spool.take(id) is None, "it is leased now"
+    assert claimed(spool, 1000.0) == []
+    spool.release("a-1.1")
+    spool.release("a-2.1")
+    assert claimed(spool, 1000.0) == ["a-1.1"], "held mail is held still"
+    assert spool.take("a-1.1") is None
+    freed = spool.take("a-2.1")
+    assert freed is not None
+    freed.held = ""
+    spool.commit(settle=[Settled(freed)])
+    assert claimed(spool) == ["a-2.1"]
+    for missing in (spool.take, spool.look):
+        with pytest.raises(KeyError):
+            missing("b-1.1")

@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from mta.message.envelope import Envelope
+from mta.message import target
+from mta.message.envelope import Envelope, Recipient, Route
 
 PAGE = 500  # mails in one answer
 OPEN = 16  # lists being read at once; the oldest is given up
@@ -17,10 +18,7 @@ def plain(envelope: Envelope) -> dict[str, Any]:
     told: dict[str, Any] = {
         "id": envelope.id,
         "sender": str(envelope.sender),
-        "recipients": [
-            {"address": str(recipient.address), "attempts": recipient.attempts, "reply": recipient.reply}
-            for recipient in envelope.recipients
-        ],
+        "recipients": [_recipient(recipient) for recipient in envelope.recipients],
         "arrived": envelope.arrived,
         "next_try": envelope.next_try,
         "attempts": envelope.attempts,
@@ -28,7 +26,27 @@ def plain(envelope: Envelope) -> dict[str, Any]:
     }
     if envelope.held:
         told["held"] = envelope.held
+    if envelope.until:
+        told["until"] = envelope.until
     return told
+
+
+def _recipient(recipient: Recipient) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "address": str(recipient.address),
+        "attempts": recipient.attempts,
+        "reply": recipient.reply,
+    }
+    if recipient.route is not None:
+        told["route"] = way(recipient.route)
+    return told
+
+
+def way(route: Route) -> str:
+    """A route as rules write it, without a password."""
+    if route.transport == "smtp":
+        return target.masked(route.host) or "mx"
+    return f"{route.transport}:{route.path}" if route.path else route.transport
 
 
 class Pages:

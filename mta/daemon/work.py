@@ -13,6 +13,7 @@ from typing import Any
 import gevent
 
 from mta import log
+from mta.daemon.desk import Desk
 from mta.daemon.generation import Generation, contexts
 from mta.daemon.registry import SOCKET
 from mta.daemon.waiting import Pages
@@ -48,6 +49,7 @@ class Work:
         self._watched: set[socket.socket] = set()
         owns(os.path.join(settings.spool.path, self.ids.writer))
         self.spool = JournalSpool(settings.spool, self.ids.writer)
+        self.desk = Desk(self.spool)
         in_force = lambda: self.rules  # noqa: E731
         self.queue = Queue(settings, self.spool, in_force, self.resolver, self.ids, self.domains)
         self.receiver = Receiver(settings, self.domains, in_force, self.spool, self.ids, self.context)

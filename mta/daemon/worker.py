@@ -112,6 +112,8 @@ class Worker:
                 return self.work.queue_first()
             case "queue", [int(cursor)]:
                 return self.work.queue_next(cursor)
+            case "mail", [str(what), str(id), *more]:
+                return self.work.desk.answer(what, id, *more)
         raise CallFailed("NoSuchWord", f"a worker has no word {word!r}")
 
     # -- the end -----------------------------------------------------------------------------------------------------

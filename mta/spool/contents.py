@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from typing import Protocol
 
 from mta.message.envelope import Envelope
 from mta.message.headers import end_of
@@ -13,6 +14,16 @@ from mta.spool.disk import Disk
 from mta.spool.reading import Job, Reader
 from mta.spool.records import Buffer, Content
 from mta.spool.spool import refused
+
+
+class Files(Protocol):
+    """Where body files lie: Bodies, or what reads a spool at rest."""
+
+    disk: Disk
+
+    def knows(self, name: str) -> bool: ...
+
+    def path(self, name: str) -> str: ...
 
 
 def told(message: Message, bodies: Bodies, buffers: list[Buffer]) -> Content:
@@ -53,7 +64,7 @@ def _body_is_whole(message: Message, layout: list[bytes | Span]) -> bool:
     return isinstance(last, Span) and last.stop == len(message.raw) and last.start <= end_of(message.raw)[1]
 
 
-def message(content: Content, own: memoryview, bodies: Bodies) -> Message:
+def message(content: Content, own: memoryview, bodies: Files) -> Message:
     """The message a record told of; `own` are the bytes it needed. Raises OSError."""
     if not content.file:
         return Message(bytes(own))

@@ -56,6 +56,14 @@ class Index:
         if entry.deaths:
             self._suspect = entry.id
 
+    def take(self, id: str) -> Entry | None:
+        """Lease this one, whatever its state; None if it is leased. Raises KeyError."""
+        entry = self.entries[id]
+        if id in self.leased:
+            return None
+        self.lease(entry)
+        return entry
+
     def claim(self, now: float, limit: int) -> list[Entry]:
         claimed: list[Entry] = []
         while len(claimed) < limit:

@@ -274,6 +274,24 @@ class JournalSpool:
                 if wanted is None or wanted(envelope):
                     yield envelope
 
+    def look(self, id: str) -> Envelope:
+        entry = self._index.entries[id]
+        place = self._segments.at(entry.at)
+        envelope: Envelope | OSError = self._reading(reading.envelopes, [Job(id, place, place)])[0]
+        if isinstance(envelope, OSError):
+            raise KeyError(id) from envelope
+        envelope.next_try = entry.next_try
+        return envelope
+
+    def take(self, id: str) -> Envelope | None:
+        if self._index.take(id) is None:
+            return None
+        try:
+            return self.look(id)
+        except BaseException:
+            self.release(id)
+            raise
+
     def open(self, id: str) -> Message:
         entry = self._index.entries[id]
         job = Job(id, self._segments.at(entry.at), self._segments.at(entry.content))

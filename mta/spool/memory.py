@@ -71,6 +71,13 @@ class MemorySpool:
                 if wanted is None or wanted(envelope):
                     yield envelope
 
+    def look(self, id: str) -> Envelope:
+        return self._envelope(self._index.entries[id])
+
+    def take(self, id: str) -> Envelope | None:
+        entry = self._index.take(id)
+        return None if entry is None else self._envelope(entry)
+
     def open(self, id: str) -> Message:
         return Message(self._mails[id][1])
 

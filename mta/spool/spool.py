@@ -7,6 +7,7 @@ state      how it is left
 =========  ========================================================================================================
 (nowhere)  commit(add)                                              -> waiting, or held if `envelope.held` is set
 waiting    claim, once `next_try` has come                          -> leased
+any        take, unless it is leased: by a person                   -> leased
 leased     release                                                  -> waiting (nothing is written)
            commit(settle), its envelope replaced                    -> waiting or held; leased still with `keep`
            commit(drop)                                             -> gone
@@ -88,6 +89,12 @@ class Spool(Protocol):
 
     def open(self, id: str) -> Message:
         """A mail's content. Raises KeyError. Parks the greenlet."""
+
+    def look(self, id: str) -> Envelope:
+        """A mail's envelope. Raises KeyError. Parks the greenlet."""
+
+    def take(self, id: str) -> Envelope | None:
+        """Lease a mail for a person, due or not, held or not; None: it is leased. Raises KeyError. Parks."""
 
     def body(self) -> Body:
         """Begin a mail that is too large for memory. Raises Refused."""
