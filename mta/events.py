@@ -20,8 +20,8 @@ EVENTS: dict[str, Event] = {
     "connected": Event("debug", "session client port listener", "A client connected."),
     "accepted": Event(
         "info",
-        "session mail client helo sender recipients size tls user stage rule where reply ms",
-        "A mail was accepted and is durably kept.",
+        "session mail origin client helo sender recipients size tls user stage rule where reply ms",
+        "A mail was accepted and is durably kept; `origin` is the mail it is a copy of.",
     ),
     "refused": Event(
         "info",
@@ -41,7 +41,7 @@ EVENTS: dict[str, Event] = {
     ),
     "failed": Event(
         "warning",
-        "mail sender recipient transport host attempts reply reason rule where",
+        "session mail origin sender recipient transport host attempts reply reason rule where",
         "A recipient can never be served.",
     ),
     "bounced": Event("info", "mail bounce sender recipients", "The sender is told, by the mail whose id is `bounce`."),

@@ -21,6 +21,7 @@ from mta.message.message import Message
 from mta.message.reply import Refused
 from mta.net import deadline, tls
 from mta.receive.listener import Receiver
+from mta.rules.folders import Folders
 from mta.rules.verdict import NEXT, Verdict
 
 STRANGER = "192.0.2.1"
@@ -66,6 +67,10 @@ class PythonRules:
 
     def __init__(self, **stages: Callable[[Any], Verdict | None]) -> None:
         self._rules, self.stages = stages, frozenset(stages)
+        self.folders = Folders(settings.Rules(path="/nowhere", domains="/nowhere"))
+
+    def stages_of(self, file: str) -> frozenset[str]:
+        return self.stages
 
     def run(self, stage: str, transaction: Any) -> Verdict:
         return self._rules[stage](transaction) or NEXT

@@ -24,6 +24,7 @@ from mta.message.message import Message
 from mta.message.reply import Refused, Reply
 from mta.net import clock
 from mta.net.dns import Resolver
+from mta.rules.folders import Folders
 from mta.rules.transaction import Transaction
 from mta.rules.verdict import Verdict
 from mta.spool.journal import JournalSpool
@@ -117,8 +118,12 @@ class Said:
 
     def __init__(self, **stages: Callable[[Transaction], Verdict | None]) -> None:
         self.stages = frozenset(stages)
+        self.folders = Folders(settings.Rules(path="/nowhere", domains="/nowhere"))
         self._rules = stages
         self.asked: list[str] = []
+
+    def stages_of(self, file: str) -> frozenset[str]:
+        return self.stages
 
     def run(self, stage: str, transaction: Transaction) -> Verdict:
         self.asked.append(stage)

@@ -32,6 +32,7 @@ from mta.message.message import Message
 from mta.message.reply import Refused, Reply
 from mta.net import clock, offload
 from mta.rules.envelope_words import taken
+from mta.rules.folders import Folders
 from mta.rules.routing import Ways
 from mta.rules.transaction import Transaction
 from mta.rules.verdict import NEXT, Verdict
@@ -46,7 +47,9 @@ class Rules(Protocol):
     """As much of rules.engine.Rules as we need."""
 
     @property
-    def stages(self) -> Container[str]: ...
+    def folders(self) -> Folders: ...
+
+    def stages_of(self, file: str) -> Container[str]: ...
 
     def run(self, stage: str, transaction: Transaction) -> Verdict: ...
 
@@ -98,7 +101,7 @@ class Courier:
         """One attempt for one mail. Parks the greenlet."""
         envelope, message = mail
         rules = None if envelope.accepted else self._rules()
-        stages = NOTHING if rules is None else rules.stages
+        stages = NOTHING if rules is None else rules.stages_of(_file(rules, envelope))
         if rules is not None and not envelope.postq and "postq" in stages:
             judged = self._postq(rules, envelope, message)
             if judged is None:
@@ -175,7 +178,7 @@ class Courier:
         )
         if client is not None:
             transaction.helo, transaction.user = client.helo, client.user
-        transaction.sender = envelope.sender
+        transaction.sender, transaction.file = envelope.sender, _file(rules, envelope)
         transaction.recipients = [recipient.address for recipient in recipients]
         if len(recipients) == 1:
             transaction.recipient = recipients[0].address
@@ -430,6 +433,11 @@ class Courier:
                 return
             offload.pause(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
+
+
+def _file(rules: Rules, envelope: Envelope) -> str:
+    """The domain's file that speaks after main.lua: as when the mail came in, if it is still there."""
+    return rules.folders.file(envelope.direction, envelope.domain) if rules.folders else ""
 
 
 def local_trouble(what: str) -> Refused:

@@ -80,6 +80,7 @@ def envelope_of(envelope: Envelope, *, id: str, now: float, direction: str) -> E
         body="8BITMIME",
         origin=envelope.id,
         direction=direction,
+        domain=envelope.sender.domain if direction == "internal" else envelope.domain,
     )
 
 

@@ -56,6 +56,7 @@ class Envelope(msgspec.Struct, omit_defaults=True):
     body: str = ""  # MAIL's BODY= parameter
     origin: str = ""  # the id of the mail this one was made from (a bounce, a copy)
     direction: str = "incoming"  # incoming, outgoing, internal
+    domain: str = ""  # the domain of ours whose rules it meets; "" if it is nobody's
     vars: Vars = {}
     postq: bool = False  # the rules of postq have spoken
     accepted: bool = False  # a rule said faccept: the rules of later stages are not asked

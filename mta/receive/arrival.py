@@ -21,9 +21,11 @@ from mta.net import clock
 from mta.net.stream import Gone
 from mta.receive import limits, replies
 from mta.receive.content import Content
+from mta.receive.copies import Copies
 from mta.spool.spool import Body, Mail
 
 if TYPE_CHECKING:
+    from mta.receive.judge import Said
     from mta.receive.session import Session
 
 PIECE = 1 << 20  # bytes handed to a body file at once
@@ -107,7 +109,7 @@ class Arrival:
     # -- look -------------------------------------------------------------------------------------------------------
 
     def message(self) -> Message:
-        session, envelope = self.session, self.envelope
+        envelope = self.envelope
         if self.file is not None:
             self.write()
             message = self.file.finish()
@@ -116,55 +118,61 @@ class Arrival:
         raw = message.raw
         head = raw if len(raw) <= limits.MAX_HEADER else raw[: limits.MAX_HEADER + 4]
         limits.header(raw, end_of(head)[0], self.door.settings.smtp.max_received)
-        only = envelope.recipients[0].address if len(envelope.recipients) == 1 else None
         envelope.arrived = envelope.next_try = clock.now()
-        message.headers.prepend_raw(trace.received(session.passage, envelope.id, only, envelope.arrived))
         return message
+
+    def sign(self, envelope: Envelope, message: Message) -> None:
+        """Our Received field, on top (RFC 5321 4.4)."""
+        only = envelope.recipients[0].address if len(envelope.recipients) == 1 else None
+        message.headers.prepend_raw(trace.received(self.session.passage, envelope.id, only, envelope.arrived))
 
     # -- ask and keep -----------------------------------------------------------------------------------------------
 
     def keep(self, message: Message) -> Reply:
         session, envelope, judge = self.session, self.envelope, self.session.judge
         session.recipient = None
-        if "preq" in judge.rules.stages:
+        if judge.apart:
+            return Copies(self, message).keep()
+        self.sign(envelope, message)
+        if "preq" in judge.rules.stages_of(judge.file):
             judge.facts(session).message = message
         said = session.ask("preq")
         if self.stream.reset:
             raise Gone("the connection was reset")
-        fate = judge.fate
-        kind = fate.verdict.kind if fate is not None else ""
-        if kind == "discard" or not envelope.recipients:  # or rules took out everybody
-            self.report("discarded", None)
+        fate = judge.fated
+        if not self.decide(envelope, fate):
+            self.report("discarded", envelope, fate, None)
             return said or replies.DISCARDED
-        if kind == "quarantine" and fate is not None:
-            envelope.held = f"quarantine {fate.verdict.folder}".rstrip()
-        envelope.accepted = kind == "faccept"
-        envelope.direction = self.direction()
         envelope.vars = judge.vars
         if judge.mail is not None and judge.mail.ways is not None:
             judge.mail.ways.write(envelope, envelope.arrived)
         self.door.spool.commit(add=[Mail(envelope, message)])
         self.file = None  # the spool's now
         reply = said if said is not None and said.positive else Reply(250, "2.0.0", f"Kept as {envelope.id}")
-        self.door.counts.accepted += 1
-        self.report("accepted", reply)
+        self.report("accepted", envelope, fate, reply)
         return reply
 
-    def direction(self) -> str:
-        """Who writes to whom; only our own people's mail can be outgoing or internal."""
-        envelope, find = self.envelope, self.door.domains.find
-        if not envelope.ours:
-            return "incoming"
-        if any(find(recipient.address.domain) is None for recipient in envelope.recipients):
-            return "outgoing"
-        return "internal" if find(envelope.sender.domain) is not None else "incoming"
+    def decide(self, envelope: Envelope, fate: Said | None) -> bool:
+        """What lasting verdicts mean for the envelope. False: nothing is to be kept of it."""
+        kind = fate.verdict.kind if fate is not None else ""
+        if kind == "discard" or not envelope.recipients:  # or rules took out everybody
+            return False
+        if kind == "quarantine" and fate is not None:
+            envelope.held = f"quarantine {fate.verdict.folder}".rstrip()
+        envelope.accepted = kind == "faccept"
+        scope = self.session.judge.scope_of(self.session, envelope.recipients)
+        envelope.direction, envelope.domain = scope.direction, scope.domain
+        return True
 
-    def report(self, event: str, reply: Reply | None) -> None:
-        session, envelope, client, fate = self.session, self.envelope, self.session.client, self.session.judge.fate
+    def report(self, event: str, envelope: Envelope, fate: Said | None, reply: Reply | None) -> None:
+        session, client = self.session, self.session.client
+        if event == "accepted":
+            self.door.counts.accepted += 1
         log.event(
             event,
             session=session.id,
             mail=envelope.id,
+            origin=envelope.origin or None,
             client=client.ip,
             helo=client.helo,
             sender=f"<{envelope.sender}>",

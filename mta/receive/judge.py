@@ -5,6 +5,10 @@ Three verdicts hold longer than their stage: faccept, quarantine and discard. Sa
 then not asked any more. None of them, nor accept, opens the relay or makes an unknown recipient known.
 
 A transaction is made only when a stage has rules: one for the connection, and from it one for each mail.
+
+A mail has one set of rules: main.lua and the file the folders choose for its recipients (rules/folders.py). A recipient
+under other rules than the first one's comes again, if a stranger names it. Our own people's mail is `apart` then: rcpt
+and data ask all files in question, and copies.py makes a mail of its own for each before preq.
 """
 
 from __future__ import annotations
@@ -12,10 +16,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mta.message.address import NULL, Address
+from mta.message.envelope import Client, Recipient
 from mta.message.reply import Refused, Reply
 from mta.receive import replies
 from mta.receive.door import Door
 from mta.rules.envelope_words import taken
+from mta.rules.folders import Scope
 from mta.rules.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -52,7 +58,9 @@ class Origin(NamedTuple):
 class Judge:
     """One connection's dealings with the rules."""
 
-    __slots__ = ("connection", "door", "fate", "mail", "origin", "rules", "standing")
+    __slots__ = (
+        "apart", "connection", "door", "fate", "fates", "file", "mail", "origin", "rules", "scopes", "standing",
+    )  # fmt: skip
 
     def __init__(self, door: Door) -> None:
         self.door = door
@@ -61,15 +69,25 @@ class Judge:
         self.mail: Transaction | None = None
         self.origin = Origin()
         self.standing: Said | None = None
-        self.fate: Said | None = None
+        self.fate: Said | None = None  # said up to MAIL: for the whole mail
+        self.fates: dict[str, Said] = {}  # said later: for the recipients under the rules of this file
+        self.file = ""  # the domain's file that speaks now, after main.lua
+        self.scopes: dict[Address, Scope] = {}  # of the recipients taken
+        self.apart = False  # they have different files
 
-    def begin(self) -> None:
+    def begin(self, sender: Address, client: Client) -> None:
         """A mail begins, under the rules now in force; it keeps them to its end."""
         self.rules, self.fate = self.door.rules(), self.standing
+        folders = self.rules.folders
+        if folders:
+            ours = client.trusted or bool(client.user)
+            self.file = folders.at_mail(ours, sender, client.user, self.door.domains.find)
 
     def forget(self) -> None:
         """The mail is over."""
-        self.fate = None
+        self.fate, self.file, self.apart = None, "", False
+        if self.fates or self.scopes:
+            self.fates, self.scopes = {}, {}
         if self.mail is not None:
             self.mail.close()
             self.mail = None
@@ -97,9 +115,10 @@ class Judge:
     def ask(self, stage: str, session: Session) -> Reply | None:
         """Let the rules of a stage speak: the words of a yes, or None. Raises Judged."""
         mailing = session.envelope is not None
-        if stage not in self.rules.stages or (self.fate if mailing else self.standing) is not None:
+        if stage not in self.rules.stages_of(self.file) or (self.fated if mailing else self.standing) is not None:
             return None
         facts = self.facts(session)
+        facts.file = self.file
         verdict = self.rules.run(stage, facts)
         if facts.edited:
             self.take_over(facts, session)
@@ -107,8 +126,10 @@ class Judge:
         if kind == "next":
             return None
         if kind in LASTING:
-            if mailing:
+            if mailing and stage == "mail":
                 self.fate = Said(stage, verdict)
+            elif mailing:
+                self.fates[self.file] = Said(stage, verdict)
             else:
                 self.standing = Said(stage, verdict)
         elif kind == "deny":
@@ -123,15 +144,64 @@ class Judge:
         """The same at rcpt, and whether a rule said relay() for this recipient, or before for all of them."""
         if self.mail is not None:  # what rules made of the last one is no longer in question
             self.mail.recipient = session.recipient
-        if "rcpt" not in self.rules.stages:
-            known = self.mail or self.connection
-            return None, self.origin.relay if known is None else known.relay
+        if "rcpt" not in self.rules.stages_of(self.file):
+            return None, self.relay
         facts = self.facts(session)
         before = facts.relay
         try:
             return self.ask("rcpt", session), facts.relay
         finally:
             facts.relay = before  # said for one recipient it is not said for the next
+
+    def ask_data(self, session: Session) -> None:
+        """The same at data: the rules of every recipient are asked, and one no is a no to the command."""
+        for file in dict.fromkeys(scope.file for scope in self.scopes.values()) if self.scopes else (self.file,):
+            self.file = file
+            session.ask("data")
+
+    @property
+    def fated(self) -> Said | None:
+        """What holds for the recipients whose rules speak now."""
+        return self.fate or (self.fates.get(self.file) if self.fates else None)
+
+    @property
+    def relay(self) -> bool:
+        """A rule said relay() before RCPT."""
+        known = self.mail or self.connection
+        return self.origin.relay if known is None else known.relay
+
+    # -- which rules ------------------------------------------------------------------------------------------------
+
+    def scope(self, session: Session, recipient: Address) -> Scope:
+        """What the folders choose for a recipient."""
+        envelope = session.envelope
+        assert envelope is not None
+        user, find = session.client.user, self.door.domains.find
+        return self.rules.folders.scope(envelope.ours, envelope.sender, user, recipient, find)
+
+    def scope_of(self, session: Session, recipients: list[Recipient]) -> Scope:
+        """That of recipients under the same rules: outgoing if one of them is, else the first one's."""
+        found, ours = None, session.client.trusted or session.client.user
+        for recipient in recipients:
+            address = recipient.address
+            scope = self.scopes.get(address) or self.scope(session, address)
+            if found is None or (scope.direction == "outgoing" and found.direction != "outgoing"):
+                found = scope
+            if scope.direction == "outgoing" or not ours:
+                break
+        return found or Scope()
+
+    def turn_to(self, scope: Scope) -> bool:
+        """The rules of this recipient speak now. False: they are not those of the recipients taken so far."""
+        first = next(iter(self.scopes.values()), scope)
+        self.file = scope.file
+        return scope.file == first.file
+
+    def took(self, scope: Scope, recipients: list[Recipient]) -> None:
+        """The recipient in question was taken, perhaps as another, perhaps with others."""
+        for recipient in recipients:
+            self.scopes.setdefault(recipient.address, scope)
+        self.apart = self.apart or scope.file != next(iter(self.scopes.values()), scope).file
 
     def take_over(self, facts: Transaction, session: Session) -> None:
         """Rules changed the envelope; at rcpt perhaps also the recipient in question."""

@@ -280,7 +280,7 @@ class Session:
         if door.budget.full:
             raise Refused(replies.BUSY)
         self.numbers += 1
-        self.judge.begin()
+        self.judge.begin(sender, client)
         self.envelope = Envelope(ids.mail(self.id, self.numbers), sender, [], client, body=body)
         try:
             return self.ask("mail") or replies.SENDER_OK
@@ -307,17 +307,28 @@ class Session:
         recipient = command.rcpt(rest)
         if not recipient.domain:
             recipient = Address("postmaster", domains.first or self.door.settings.server.name.lower())
-        self.recipient = recipient
-        said, relay = self.judge.ask_recipient(self)
-        taken = self.judge.rewritten(recipient)
+        self.recipient, judge = recipient, self.judge
+        scope = judge.scope(self, recipient) if judge.rules.folders else None
+        if scope is not None and not judge.turn_to(scope) and not envelope.ours and judge.fate is None:
+            raise self.elsewhere(recipient)
+        said, relay = judge.ask_recipient(self)
+        taken = judge.rewritten(recipient)
         self.admit(recipient, relay, taken)
         self.recipients_taken += 1
         recipients = envelope.recipients
         if taken is not None and (not recipients or all(taken != known.address for known in recipients)):
             recipients.append(Recipient(taken, recipient if taken is not recipient else None))
-            if self.judge.mail is not None:
-                self.judge.mail.recipients.append(taken)
+            if judge.mail is not None:
+                judge.mail.recipients.append(taken)
+        if scope is not None:
+            judge.took(scope, recipients)
         return said or replies.RECIPIENT_OK
+
+    def elsewhere(self, recipient: Address) -> Refused:
+        """The answer to a stranger's recipient whose rules are not those of the first."""
+        if "rcpt" not in self.judge.rules.stages_of(self.judge.file):  # what the server says itself would not change
+            self.admit(recipient, self.judge.relay, recipient)
+        return Refused(replies.OTHER_RULES)
 
     def admit(self, recipient: Address, relay: bool, taken: Address | None) -> None:
         """The server's own word on a recipient, which no rule can soften but with relay().
@@ -349,7 +360,7 @@ class Session:
         if not self.recipients_taken:
             raise Refused("554 5.5.1 No recipient was taken" if self.refused_recipients else "503 5.5.1 Say RCPT first")
         try:
-            self.ask("data")
+            self.judge.ask_data(self)
             if self.door.budget.full:
                 raise Refused(replies.BUSY)
             reply = Arrival(self, envelope).take()

@@ -109,6 +109,11 @@ class Ways:
         self._each: dict[tuple[str, str], Route | None] = {}
         self.until = 0.0
 
+    def copy(self) -> Ways:
+        other = Ways()
+        other._all, other._each, other.until = list(self._all), dict(self._each), self.until
+        return other
+
     def say(self, route: Route | None, recipients: Sequence[Address] | None) -> None:
         """For these, or for all: the last word counts."""
         if recipients is None:

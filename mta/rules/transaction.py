@@ -117,6 +117,14 @@ class Transaction:
             self.vars = dict(vars)
         self.relay = self._standing = relay
 
+    def copy(self, mail_id: str, recipients: list[Address]) -> Transaction:
+        """One of the mails this one is split into, for some of its recipients; it has a copy of all that was said."""
+        new = self.mail(mail_id)
+        new.origin, new.sender, new.recipients = self.mail_id, self.sender, recipients
+        new.originals = dict(self.originals)
+        new.ways = None if self.ways is None else self.ways.copy()
+        return new
+
     def allow_relay(self, stage: str) -> None:
         """A rule said relay()."""
         self.relay = True
