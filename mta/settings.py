@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _socket
 import dataclasses
+import ipaddress
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,6 +50,24 @@ def shown_whole(value: int) -> str | None:
 
 def one_of(*words: str) -> Check:
     return lambda value: None if value in words else "must be one of " + ", ".join(words)
+
+
+def each_of(*words: str) -> Check:
+    wrong = "must hold only " + ", ".join(words)
+    return lambda value: None if all(one in words for one in value) else wrong
+
+
+def share(value: float) -> str | None:
+    return None if 0 <= value <= 1 else "must be from 0 to 1"
+
+
+def networks(value: list[str]) -> str | None:
+    for one in value:
+        try:
+            ipaddress.ip_network(one, strict=False)
+        except ValueError:
+            return f'must hold networks like "192.0.2.0/24", not {one!r}'
+    return None
 
 
 def cores() -> int:
@@ -286,6 +305,30 @@ class Service:
 
 
 @dataclass(frozen=True)
+class Capture:
+    """Sessions written down as they went, to try other rules on them (mta replay). Off unless sample is set."""
+
+    sample: float = opt(0.0, "The share of sessions to write: 0.01 is one in a hundred, 1 all, 0 none.", share)
+    path: str = opt("captures", "The folder, one file for a session.", unit="path")
+    networks: list[str] = opt(list, "Only clients in these networks; empty: all.", networks)
+    verdicts: list[str] = opt(
+        list,
+        "Only sessions in which one of these was said, by a rule or the server: accept, faccept, deny, defer, reply, "
+        "quarantine, discard; empty: all.",
+        each_of("accept", "faccept", "deny", "defer", "reply", "quarantine", "discard"),
+    )
+    redact: str = opt(
+        "addresses",
+        "none; addresses: local parts become pseudonyms wherever they stand in plain text; body: that, and no body.",
+        one_of("none", "addresses", "body"),
+    )
+    files: int = opt(1000, "No more is written while the folder holds so many.", positive)
+    size: int = opt(
+        1 << 20, "Of a session with more content than this only the headers are written.", positive, unit="bytes"
+    )
+
+
+@dataclass(frozen=True)
 class Settings:
     """The whole file."""
 
@@ -302,6 +345,7 @@ class Settings:
     route: dict[str, Route] = opt(dict, "")
     keys: Keys = opt(Keys, "")
     service: dict[str, Service] = opt(dict, "")
+    capture: Capture = opt(Capture, "")
     replies: dict[str, str] = opt(
         dict,
         "Replies by name, for rules: deny(replies.NAME). Names of the server's own replies (ok, bye, busy ...) change "
