@@ -51,6 +51,7 @@ class Child:
         self.state = "starting"
         self.started = time.monotonic()
         self.killed_at: float | None = None
+        self.stuck = False  # it gave no sign of life and was killed for it
         self.error = ""  # what it said went wrong
         self.rules = ""  # the copy of the rules it has, or was told to prepare
         self.folders: set[str] = set()  # spool folders it owns

@@ -66,6 +66,7 @@ class Master:
         self._signals = 0  # how often we were told to stop
         self._looked = time.monotonic()
         self.scan_at = 0.0
+        self.guilty: set[str] = set()  # spool folders whose owner crashed or hung; what it had in hand may be why
         self.spools: set[str] = set()  # also one that a reload has left: its mail is still delivered
         self.respawn: dict[int, tuple[float, int]] = {}  # slot: (when, deaths in a row)
 
@@ -171,6 +172,7 @@ class Master:
             elif silent > self.settings.server.stuck:
                 log.event("worker_stuck", worker=child.label, pid=child.pid, seconds=round(silent, 1))
                 child.forgive(now)
+                child.stuck = True
                 child.kill()
             elif child.killed_at is not None and now > child.killed_at:
                 child.kill()
@@ -280,6 +282,8 @@ class Master:
                 log.event("worker_stopped", worker=child.label, pid=child.pid, generation=child.generation)
         else:
             log.event("worker_died", worker=child.label, pid=child.pid, status=child.error or how)
+            if code != -signal.SIGKILL or child.stuck:
+                self.guilty |= child.folders
         self.reloads.died(child, how)
         if self.state == "starting" and child.state != "draining":
             print(f"mta: {child.error or f'{child.name} died at its start ({how})'}", file=sys.stderr)
@@ -323,7 +327,7 @@ class Master:
         found = {folder for path in self.spools for folder in worker.spool_folders(path)}
         for n, folder in enumerate(sorted(found - owned)):
             taker = ready[n % len(ready)]
-            if taker.send(do="adopt", folder=folder):
+            if taker.send(do="adopt", folder=folder, guilty=folder in self.guilty):
                 taker.folders.add(folder)
 
     # -- what is asked ------------------------------------------------------------------------------------------------

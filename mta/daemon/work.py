@@ -70,8 +70,8 @@ class Work:
             self._watched.discard(sock)
             self.receiver.stop_listening(sock)
 
-    def adopt(self, folder: str) -> bool:
-        return self.spool.adopt(folder)
+    def adopt(self, folder: str, guilty: bool) -> bool:
+        return self.spool.adopt(folder, guilty)
 
     # -- rules and certificates change under our feet --------------------------------------------------------------
 

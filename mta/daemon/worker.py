@@ -82,8 +82,8 @@ class Worker:
                 self.watch(slot)
             case {"do": "unwatch", "slot": int(slot)}:
                 self.unwatch(slot)
-            case {"do": "adopt", "folder": str(folder)}:
-                gevent.spawn(self.adopt, folder)
+            case {"do": "adopt", "folder": str(folder), "guilty": bool(guilty)}:
+                gevent.spawn(self.adopt, folder, guilty)
             case {"do": "prepare", "rules": str(rules)}:
                 self.line.send(say="prepared", error=self.work.prepare(rules))
             case {"do": "commit"}:
@@ -94,9 +94,9 @@ class Worker:
             case {"do": "drain", "seconds": int(seconds) | float(seconds), "gently": bool(gently)}:
                 self.drain(seconds, gently)
 
-    def adopt(self, folder: str) -> None:
+    def adopt(self, folder: str, guilty: bool) -> None:
         try:
-            adopted = self.work.adopt(folder)
+            adopted = self.work.adopt(folder, guilty)
         except OSError as error:
             log.event("spool_failed", reason=f"{folder} cannot be taken over: {error}")
             adopted = False

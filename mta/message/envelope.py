@@ -61,7 +61,7 @@ class Envelope(msgspec.Struct, omit_defaults=True):
     postq: bool = False  # the rules of postq have spoken
     accepted: bool = False  # a rule said faccept: the rules of later stages are not asked
     held: str = ""  # why it waits for a person: "quarantine NAME", "poison"; empty: it does not
-    deaths: int = 0  # workers that died with this mail in hand
+    deaths: float = 0  # workers that died with this mail in hand; half of one that was killed from outside
     until: float = 0.0  # a rule holds it until then; the time it may be tried for counts from there
 
     @property

@@ -19,7 +19,7 @@ class Entry(msgspec.Struct, order=True, gc=False):
     at: int = 0
     content: int = 0
     held: bool = False
-    deaths: int = 0
+    deaths: float = 0
     carried: int = 0
 
 

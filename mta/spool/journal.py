@@ -305,7 +305,7 @@ class JournalSpool:
 
     # -- the dead ----------------------------------------------------------------------------------------------------
 
-    def adopt(self, folder: str) -> bool:
+    def adopt(self, folder: str, guilty: bool = True) -> bool:
         began, folder = clock.monotonic(), folder.rstrip("/")
         found = offload.run(adoption.take, self._disk, folder, self._folder)
         if found is None:
@@ -327,7 +327,7 @@ class JournalSpool:
             if n % MANY == MANY - 1:
                 offload.pause(0)
         for first in range(0, len(in_hand), MANY):
-            self._count_deaths(in_hand[first : first + MANY])
+            self._count_deaths(in_hand[first : first + MANY], 1.0 if guilty else 0.5)
         self._keeper.look()
         if found.segments.order:
             ms = round((clock.monotonic() - began) * 1000)
@@ -339,7 +339,7 @@ class JournalSpool:
             self.on_due()
         return True
 
-    def _count_deaths(self, entries: list[Entry]) -> None:
+    def _count_deaths(self, entries: list[Entry], blame: float) -> None:
         """These were in hand when a process died: once more, and a person must look."""
         at = self._segments.at
         jobs = [Job(entry.id, at(entry.at), at(entry.at)) for entry in entries]
@@ -348,7 +348,7 @@ class JournalSpool:
             if isinstance(envelope, OSError):
                 self._index.put(entry)  # claiming it will tell
                 continue
-            envelope.deaths += 1
+            envelope.deaths += blame
             if envelope.deaths >= DEATHS and not envelope.held:
                 envelope.held = POISON
                 log.event(
@@ -356,7 +356,7 @@ class JournalSpool:
                     mail=envelope.id,
                     sender=str(envelope.sender),
                     recipients=[str(r.address) for r in envelope.recipients],
-                    reason=f"{POISON}: in hand when {envelope.deaths} processes died",
+                    reason=f"{POISON}: in hand when processes died (blame {envelope.deaths:g})",
                 )
             settle.append(Settled(envelope))
         try:

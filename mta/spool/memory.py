@@ -84,7 +84,7 @@ class MemorySpool:
     def body(self) -> Body:
         return _Body()
 
-    def adopt(self, folder: str) -> bool:
+    def adopt(self, folder: str, guilty: bool = True) -> bool:
         return False
 
     def counts(self) -> dict[str, int]:

@@ -64,7 +64,7 @@ class Known(msgspec.Struct):
     id: str
     next_try: float = 0.0
     held: str = ""
-    deaths: int = 0
+    deaths: float = 0
 
 
 class KnownPut(msgspec.Struct):

@@ -11,8 +11,9 @@ any        take, unless it is leased: by a person                   -> leased
 leased     release                                                  -> waiting (nothing is written)
            commit(settle), its envelope replaced                    -> waiting or held; leased still with `keep`
            commit(drop)                                             -> gone
-           the process dies                                         -> waiting at another, `deaths` one higher;
-                                                                       held as "poison" at the second death
+           the process dies                                         -> waiting at another, `deaths` one higher (a
+                                                                       half if it was killed from outside, which is
+                                                                       rarely a mail's fault); held as "poison" at two
 held       commit(settle) with `held` empty: a person let it go     -> waiting
 any        commit(drop): a person deleted it                        -> gone
 =========  ========================================================================================================
@@ -31,7 +32,7 @@ from mta.message.message import Message
 from mta.message.reply import Refused
 
 POISON = "poison"
-DEATHS = 2  # of workers with a mail in hand, before it is held
+DEATHS = 2.0  # of workers with a mail in hand, before it is held
 
 FULL = "452 4.3.1 There is no space for mail here now"
 TROUBLE = "451 4.3.0 Mail cannot be kept here now"
@@ -99,7 +100,7 @@ class Spool(Protocol):
     def body(self) -> Body:
         """Begin a mail that is too large for memory. Raises Refused."""
 
-    def adopt(self, folder: str) -> bool:
+    def adopt(self, folder: str, guilty: bool = True) -> bool:
         """Take over what a dead process left in `folder`; False if somebody holds it. Raises OSError. Parks."""
 
     def counts(self) -> dict[str, int]:
