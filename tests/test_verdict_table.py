@@ -39,7 +39,7 @@ class Played:
 
     def __init__(self, folder: Path, stage: str, said: str) -> None:
         loaded, self.world = rules(folder, stage, said)
-        with Receiving(rules=loaded) as server:
+        with Receiving(rules=loaded, smtp=settings.Smtp(max_errors=50)) as server:
             with server.connect() as client, client.makefile("rb") as replies:
                 self.client, self.replies = client, replies
                 greeting = reply(replies)
