@@ -1,6 +1,6 @@
 """The words about the parts of a mail: finding, reading and changing them. message/mime.py does the work.
 
-Content is handed to rules at most 1 MiB at a time; what is longer is read in ranges, counted in bytes from 1 as Lua's
+Content is handed to rules at most 1,000,000 bytes at a time; what is longer is read in ranges, counted in bytes from 1 as Lua's
 own string.sub does. Nothing a stranger sent makes these raise; a ValueError is the rule's own mistake.
 """
 
@@ -12,13 +12,15 @@ from fnmatch import translate
 from typing import Any
 
 from mta.message import build, charsets, footer
-from mta.message.mime import MAX_TEXT, Part
+from mta.message.mime import Part
 from mta.rules.inner import Declared, Inner, declare, one, part_of, parts_of, several
 from mta.rules.mail_words import OfMail, many, protect
 from mta.rules.transaction import Transaction
 from mta.rules.word import Word, word
 from mta.rules.words import Tagged
 from mta.rules.world import World
+
+MOST = 1_000_000  # bytes a rule gets at once
 
 # -- finding -----------------------------------------------------------------------------------------------------------
 
@@ -86,7 +88,7 @@ def _field(tx: Transaction, number: int, name: str) -> Any:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def _range(first: int | None, last: int | None, most: int = MAX_TEXT) -> tuple[int, int]:
+def _range(first: int | None, last: int | None, most: int = MOST) -> tuple[int, int]:
     """(start, stop) from what a rule asks for."""
     start = 0 if first is None else first - 1
     if start < 0 or (last is not None and last < start):
@@ -122,10 +124,10 @@ def _bytes(tx: Transaction, number: int, first: int | None = None, last: int | N
 def _text(tx: Transaction, number: int, first: int | None = None, last: int | None = None) -> tuple[str, int | None]:
     part = part_of(tx, number)
     start, stop = _range(first, last)
-    for most in (stop, min(stop, start + MAX_TEXT // 3)):  # a byte of any charset is at most three of UTF-8
+    for most in (stop, min(stop, start + MOST // 3)):  # a byte of any charset is at most three of UTF-8
         octets, more = _slice(part.chunks(), start, most)
         text = charsets.decode(octets, part.charset, whole=not more).encode("utf-8", "replace")
-        if len(text) <= MAX_TEXT:
+        if len(text) <= MOST:
             break
     if more and charsets.known(part.charset) in ("utf-8", "ascii", ""):  # half a character comes with the next range
         octets = octets[: len(octets) - _half(octets)]
@@ -230,7 +232,7 @@ def _footer(tx: Transaction, number: int, text: str, html: str | None = None) ->
 
 _MIXED = 'local file = mail:attach("application/x-program", "MZ\\0", "tool.exe")\n'
 _RANGE = (
-    "At most 1 MiB at once: the second value is where to go on reading, nil at the end; first and last are counted "
+    "At most 1,000,000 bytes at once: the second value is where to go on reading, nil at the end; first and last are counted "
     "in bytes from 1."
 )
 _NEW = "Text is UTF-8; any other type is kept byte for byte."
