@@ -86,7 +86,7 @@ def _certificates(settings: Settings) -> Iterator[str]:
 def _rules(settings: Settings) -> Iterator[str]:
     from mta.rules.check import ERROR, files
 
-    for one in files.findings(settings.rules, settings.service):
+    for one in files.findings(settings.rules, settings.service, domains=settings.domain):
         if one.level == ERROR:
             yield str(one)
 

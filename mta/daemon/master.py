@@ -112,9 +112,9 @@ class Master:
             os.makedirs(settings.spool.path, mode=0o700, exist_ok=True)
             privileges.readable([str(self.config.path), *certificates(settings)])
             logs.in_master(settings.log)
-            self.rulebook.keep(self.rulebook.copy(settings.rules.path))
+            self.rulebook.keep(self.rulebook.copy(settings.rules))
             if settings.rules.watch:
-                self.watch = Watch(settings.rules.path)
+                self.watch = Watch(settings.rules.path, settings.rules.domains)
         except (ListenError, privileges.PrivilegeError, OSError, ValueError) as error:
             raise StartError(str(error)) from None
 

@@ -88,7 +88,7 @@ class Reloads:
 
     def _rules(self, asked: int | None) -> None:
         ready = list(self.master.workers(state="ready"))
-        rules = self.master.rulebook.copy(self.master.settings.rules.path)
+        rules = self.master.rulebook.copy(self.master.settings.rules)
         self.change = Change([asked], None, rules, {child.pid for child in ready})
         for child in ready:
             child.prepare(rules)
@@ -99,7 +99,7 @@ class Reloads:
         master, settings = self.master, config.settings
         bound = master.listening.take(settings.listener, settings.server.workers)
         new = Generation(master.generation.number + 1, config, bound, contexts(settings, master.generation.contexts))
-        rules = master.rulebook.copy(settings.rules.path)
+        rules = master.rulebook.copy(settings.rules)
         self.change = Change([asked], new, rules, set())
         for slot in range(settings.server.workers):
             self.change.waiting.add(master.fork(slot, new, rules).pid)
@@ -161,7 +161,8 @@ class Reloads:
         master.generation, master.config = new, new.config
         master.respawn, master.scan_at = {}, 0.0
         settings = master.settings
-        master.watch = Watch(settings.rules.path) if settings.rules.watch else None
+        watched = (settings.rules.path, settings.rules.domains)
+        master.watch = Watch(*watched) if settings.rules.watch else None
         logs.in_master(settings.log)
         for child in master.children.values():
             if child.slot < 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import socket
 import ssl
@@ -16,6 +15,7 @@ from mta import log
 from mta.daemon.desk import Desk
 from mta.daemon.generation import Generation, contexts
 from mta.daemon.registry import SOCKET
+from mta.daemon.rulebook import Rulebook
 from mta.daemon.waiting import Pages
 from mta.deliver.queue import Queue
 from mta.domains import Domains
@@ -76,7 +76,7 @@ class Work:
     # -- rules and certificates change under our feet --------------------------------------------------------------
 
     def _load(self, folder: str) -> Rules:
-        return Rules.load(dataclasses.replace(self.settings.rules, path=folder), self.world)
+        return Rules.load(Rulebook.opened(self.settings.rules, folder), self.world, domains=self.settings.domain)
 
     def prepare(self, rules: str) -> str:
         """Load rules and certificates anew, beside those in force. What is wrong with them, or nothing."""
@@ -84,7 +84,7 @@ class Work:
             contexts(self.settings, {})
             self._next = self._load(rules)
         except (RulesError, ValueError, OSError) as error:
-            return (str(error) or type(error).__name__).replace(rules, self.settings.rules.path)
+            return Rulebook.named(self.settings.rules, rules, str(error) or type(error).__name__)
         return ""
 
     def commit(self) -> None:

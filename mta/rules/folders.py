@@ -75,7 +75,7 @@ class Folders:
             self._homes.add(domain)
             for path in _entries(Path(folder.path)):
                 stem, dot, kind = path.name.rpartition(".")
-                if kind != "lua" or not dot:
+                if kind != "lua" or not dot or stem.endswith("_test"):  # what `mta lua test` plays
                     continue
                 if stem not in DIRECTIONS:
                     raise FolderError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from mta import settings
@@ -22,17 +22,24 @@ MEND = "the rules are not loaded until this is mended"
 
 
 def findings(
-    rules: settings.Rules, services: Mapping[str, settings.Service] | None = None, *, only: str = ""
+    rules: settings.Rules,
+    services: Mapping[str, settings.Service] | None = None,
+    *,
+    domains: Collection[str] | None = None,
+    only: str = "",
 ) -> list[Finding]:
-    """What loading them says, then what each file shows, or `only` one. Without `services` any service may exist."""
+    """What loading them says, then what each file shows, or `only` one.
+
+    Without `services` any service may exist, without `domains` any domain of ours.
+    """
     world = FakeWorld(services=dict.fromkeys(services or {}, FakeService(Answer(code=0))))
     world.lists = Lists([rules.lists])
     words = {**WORDS, **{f"service.{name}": WORDS["service.NAME"] for name in services or {}}}
     found, loaded = [], set[Path]()
     try:
-        loaded = set(Rules.load(rules, world, checked=False).files)
+        loaded = set(Rules.load(rules, world, checked=False, domains=domains).files)
     except RulesError as error:
-        file = os.path.join(rules.path, error.file) if error.line else error.file
+        file = _path(rules, error.file) if error.line else error.file
         found.append(Finding(file, error.line or 1, 1, ERROR, error.what, MEND))
     sources = [Source(str(path), path.read_bytes(), is_rules(path)) for path in paths(rules)]
     if only:
@@ -51,18 +58,26 @@ def in_file(file: Path, rules: settings.Rules, services: Mapping[str, settings.S
                 (Path(folder) / one.name).symlink_to(one.resolve())
         main = Path(folder) / "main.lua"
         main.symlink_to(file.resolve())
-        found = findings(dataclasses.replace(rules, path=folder), services, only=str(main))
+        alone = dataclasses.replace(rules, path=folder, domains=os.path.join(folder, "domains"))
+        found = findings(alone, services, only=str(main))
         names = {str(main): str(file)}
         return [one._replace(file=names.get(one.file, one.file.replace(folder, str(file.parent)))) for one in found]
 
 
 def paths(rules: settings.Rules) -> Iterator[Path]:
-    """Every file of Lua in the folder of the rules, but for their tests."""
-    for folder, folders, names in os.walk(rules.path):
-        folders[:] = sorted(one for one in folders if not one.startswith("."))
-        for name in sorted(names):
-            if name.endswith(".lua") and not name.startswith(".") and not name.endswith("_test.lua"):
-                yield Path(folder, name)
+    """Every file of Lua in the folders of the rules and the domains, but for their tests."""
+    for top in (rules.path, rules.domains):
+        for folder, folders, names in os.walk(top):
+            folders[:] = sorted(one for one in folders if not one.startswith("."))
+            for name in sorted(names):
+                if name.endswith(".lua") and not name.startswith(".") and not name.endswith("_test.lua"):
+                    yield Path(folder, name)
+
+
+def _path(rules: settings.Rules, label: str) -> str:
+    """The path of a file as the engine names it."""
+    first, slash, rest = label.partition("/")
+    return os.path.join(rules.domains, rest) if slash and first == "domains" else os.path.join(rules.path, label)
 
 
 def _unread(sources: list[Source], loaded: set[Path]) -> Iterator[Finding]:
