@@ -67,7 +67,7 @@ def test_twenty_thousand_mails_while_workers_and_the_master_die(tmp_path: Path, 
 
 def test_a_killed_workers_queue_is_in_delivery_again_within_two_seconds(tmp_path: Path) -> None:
     """Its mail waits for a host that is down; it must be tried by somebody else soon after the death."""
-    config = CONFIG + '\n[route."away.test"]\nhost = "127.0.0.1:1"\n'
+    config = CONFIG + '\n[domain."demo.test"]\npath = "Maildir"\n[route."away.test"]\nhost = "127.0.0.1:1"\n'
     with Server(tmp_path, config) as server:
         for _ in range(20):
             server.send(to="bob@away.test")
