@@ -125,6 +125,18 @@ function P.known(name, list)
   fields[name] = out
 end
 
+--- Whether more lines are needed to make sense of it.
+function P.unfinished(text)
+  local chunk, wrong = compile("return " .. text, "prompt.lua", env)
+  if chunk then
+    return false
+  elseif find(wrong, "near <eof>$") then
+    return true
+  end
+  chunk, wrong = compile(text, "prompt.lua", env)
+  return not chunk and find(wrong, "near <eof>$") ~= nil
+end
+
 --- Make a line the last rule of a stage: its number, or nil and what is wrong with it.
 function P.put(stage, text)
   local chunk = compile("return " .. text, "prompt.lua", env)

@@ -65,6 +65,18 @@ def evaluate(trial: Trial, text: str) -> Evaluated:
     return Evaluated(found, error, False, step.microseconds, step.instructions, tuple(step.asked), printed)
 
 
+def unfinished(trial: Trial, text: str) -> bool:
+    """Whether Lua wants more lines before it makes sense."""
+    found = trial.rules.runtime.tool("prompt")["unfinished"](text.encode("utf-8").decode("latin-1"))
+    return found is True
+
+
+def names(trial: Trial) -> list[str]:
+    """Globals that were made at this prompt."""
+    text: str = trial.rules.runtime.tool("prompt")["globals"]()
+    return sorted(text.split())
+
+
 def known(thing: str, stage: str) -> list[str]:
     """The fields of an object at a stage, as declared."""
     start = len(thing) + 1

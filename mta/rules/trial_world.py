@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mta import settings
+from mta.rules.facts import NOTHING, Facts
 from mta.rules.keys import Keys
 from mta.rules.leases import Rates
 from mta.rules.lists import GivenLists, ListError, Lists
@@ -90,7 +91,9 @@ class TrialWorld:
         services: Mapping[str, settings.Service] | None = None,
         keys: str = "",
         live: Callable[[], World] | None = None,
+        facts: Facts = NOTHING,
     ) -> None:
+        self.facts = facts
         self.dns: dict[str, dict[str, list[str] | str]] = {}
         self.answers: dict[str, Answer] = {}
         self.users: set[str] = set()
@@ -102,6 +105,7 @@ class TrialWorld:
         self._real: World | None = None
         self.time: float | None = NOW  # None: that of the real clock
         self.events: list[tuple[str, dict[str, Any]]] = []
+        self.kept: dict[str, bytes] = {}  # files that rules wrote, by path: no trial writes one
         self.called: list[tuple[str, Request]] = []
         self.unknown: list[str] = []
         self._random = random.Random(SEED)
@@ -199,6 +203,9 @@ class TrialWorld:
 
     def log(self, event: str, **fields: Any) -> None:
         self.events.append((event, {name: value for name, value in fields.items() if value not in (None, "")}))
+
+    def keep(self, base: str, names: Sequence[str], name: str, pieces: Sequence[bytes | memoryview]) -> None:
+        self.kept["/".join((base.rstrip("/"), *names, name))] = b"".join(pieces)
 
     def within(self, seconds: float, work: Callable[..., Any], *args: Any) -> Any:
         return work(*args) if self.real is None else self.real.within(seconds, work, *args)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 VERBS = {  # a file of this folder each, with arguments(parser) and run(given), imported only when asked for
+    "repl": "try rules by hand, stage by stage",
     "check": "read rules and say what is wrong with them",
     "stubs": "write what an editor needs to know the words",
     "doc": "what a word of the rule language means",
