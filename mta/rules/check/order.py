@@ -85,7 +85,8 @@ class _Order:
             if word is None:
                 word, asked = self.asked(unconditional), one
             if one.type == "variable_declaration":
-                made |= {self.tree.text(name) for name in inside(one) if name.type == "identifier"}
+                lists = [below for below in inside(one) if below.type == "variable_list"]
+                made |= {self.tree.text(name) for name in named(lists[0] if lists else None)}
             elif one.type != "if_statement":
                 return
 

@@ -103,7 +103,9 @@ def _deep(root: Node) -> bool:
 
 def named(node: Node | None) -> list[Node]:
     """Its parts, without punctuation and comments."""
-    return [] if node is None else [child for child in node.named_children if child.type != "comment"]
+    return (
+        [] if node is None else [one for one in node.named_children if one.type not in ("comment", "empty_statement")]
+    )
 
 
 def arguments(call: Node) -> list[Node]:

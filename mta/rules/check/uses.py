@@ -20,6 +20,7 @@ from mta.rules.verdict import STAGES
 from mta.rules.word import NUMBER, Word
 
 GUARDS = ("pcall", "xpcall")
+SPECIAL = frozenset("^$*+?.([%-")  # without any of them string.find looks for the text itself
 IN_A_RULE = "write on.STAGE(name, function(mail) ... end)"
 MATCHERS = {"find": True, "match": True, "gmatch": False, "gsub": True}  # does "^" anchor?
 
@@ -202,6 +203,8 @@ class Uses:
 
     def _thrown_away(self, call: Node, means: Means) -> None:
         one = self.calls.get(span(call))
+        if self.place.loading:
+            return  # said already
         if one is not None and one.kind == "verdict" and one.name not in ("next", "relay"):
             self.tell(call, WARNING, f"the verdict of {one.name}() is thrown away", f'write "return {one.name}..."')
 
@@ -415,7 +418,8 @@ class Uses:
         if matcher not in MATCHERS or len(given) <= at:
             return
         text = self.tree.literal(given[at])
-        if text is None or (matcher == "find" and len(given) > at + 2 and given[at + 2].type != "false"):
+        plain = len(given) > at + 2 and given[at + 2].type != "false"
+        if text is None or (matcher == "find" and (plain or not set(text) & SPECIAL)):
             return
         try:
             steps = patterns.steps(text, anchors=MATCHERS[matcher])
