@@ -140,6 +140,7 @@ def test_named_functions_are_rules_too() -> None:
     ("body", "expected"),
     [
         ('deny("550 5.7.1 x")', '2:1 warning: the verdict of deny() is thrown away (write "return deny...")'),
+        ("print(os.clock or time.now)", "2:10 warning: os.clock does not exist"),
         ("if debugging then return end", "2:4 warning: there is no global debugging, so this is nil"),
         ("if mail.user then return accept() else return end\nprint(1)", "3:1 warning: this is never reached"),
         ("while true do break; print(1) end", "2:22 warning: this is never reached"),

@@ -72,8 +72,9 @@ class Words:
         mails = {home for home, own in self.members.items() if all(w.kind in ("field", "method") for w in own.values())}
         roots = {name.partition(".")[0] for name in words if ":" not in name or "." in name.partition(":")[0]}
         self.types = mails - {""}
-        self.roots = (roots | ({"service"} if services else set())) - self.types
+        self.roots = (roots | {"service"}) - self.types
         self.types |= {"string"} & set(self.members)
+        self.open = {home for home, own in self.members.items() if all(w.kind == "library" for w in own.values())}
         fields = [one for one in words.values() if one.kind == "field" and one.name in self.members]
         self.alias = {one.results[0]: one.name for one in fields}  # "headers" -> "mail.headers"
 

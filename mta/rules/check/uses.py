@@ -282,11 +282,7 @@ class Uses:
 
     def missing(self, node: Node, name: str) -> None:
         """A global nobody has made: an error where it is called or indexed, for then it fails."""
-        parent = node.parent
-        used = parent is not None and (
-            (parent.type == "function_call" and parent.child_by_field_name("name") == node)
-            or (parent.type.endswith("index_expression") and parent.child_by_field_name("table") == node)
-        )
+        used = _used(node)
         near = api.nearest(name)
         if name in self.words.types - {"string"}:
             what = f"there is no global {name}: a rule has it as its argument"
@@ -312,7 +308,7 @@ class Uses:
             return UNKNOWN
         found = self.words.member(base.home, key)
         if found is None:
-            self.unknown(field, base, key)
+            self.unknown(node, field, base, key)
             return UNKNOWN
         if base.home == "on":
             return found
@@ -323,14 +319,16 @@ class Uses:
                 self.wrong_stage(field, found.word, api.unknown(base.home, key, stage))
         return found._replace(sure=base.sure)
 
-    def unknown(self, field: Node, base: Means, key: str) -> None:
+    def unknown(self, node: Node, field: Node, base: Means, key: str) -> None:
+        """A member nobody has declared. Of Lua's own tables it may be asked for, and is nil."""
         what, _, near = api.unknown(base.home, key, None).partition("; ")
         advice = near or f'"mta lua doc {base.home}" lists what there is'
         if base.home == "on":
             what, advice = what.partition(" (")[0], near or f"the stages are {', '.join(STAGES)}"
         elif base.home == "service":
             advice = f"add [service.{key}] to the configuration"
-        self.tell(field, ERROR if base.sure else WARNING, what, advice)
+        sure = base.sure and (_used(node) or base.home not in self.words.open)
+        self.tell(field, ERROR if sure else WARNING, what, advice)
 
     def wrong_stage(self, node: Node, one: Word, what: str) -> None:
         advice = f"move it into a rule at {api.span(one.stages)}"
@@ -402,7 +400,9 @@ class Uses:
             return
         wrong = verdict.complaint(one.name, text, close)
         if wrong:
-            kind = " or ".join(f'"{digit}50 {digit}.7.1 text"' for digit in verdict.CLASSES[one.name])
+            kind = " or ".join(
+                f'"{digit}50 {digit}.{"0.0" if digit == "2" else "7.1"} text"' for digit in verdict.CLASSES[one.name]
+            )
             self.tell(only, ERROR, wrong, f"write a reply like {kind}")
 
     def pattern(self, callee: Node, one: Word | None, given: list[Node]) -> None:
@@ -462,6 +462,15 @@ class Uses:
             self.tell(
                 node, ERROR, f'there is a rule "{name}" at {stage} already, in line {line}', "give it another name"
             )
+
+
+def _used(node: Node) -> bool:
+    """Is this called, or asked for a member? With nil that fails."""
+    parent = node.parent
+    if parent is None:
+        return False
+    called = parent.type == "function_call" and parent.child_by_field_name("name") == node
+    return called or (parent.type.endswith("index_expression") and parent.child_by_field_name("table") == node)
 
 
 def walk(tree: Tree, words: Words) -> Uses:
