@@ -55,6 +55,9 @@ class Ledger:
         if alive:
             raise TimeoutError(f"{alive} clients are not done; {len(self.acknowledged)} of {self.mails} acknowledged")
 
+    def stop(self) -> None:
+        gevent.killall(self._greenlets)
+
     def _client(self, number: int) -> None:
         tries = 0
         while len(self.acknowledged) < self.mails:
