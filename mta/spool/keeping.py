@@ -127,8 +127,9 @@ class Keeper:
                 for name in names:
                     self.disk.rename(os.path.join(inner, name), os.path.join(ours, name))
                     self.bodies.where[name] = ours
-                if names:
+                if names:  # durable in both before the old folder may go
                     self.disk.sync_folder(ours)
+                    self.disk.sync_folder(inner)
                 self.disk.remove_folder(inner)
             if hand.FILE in files:
                 self.disk.unlink(os.path.join(folder, hand.FILE))
