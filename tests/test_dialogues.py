@@ -82,11 +82,21 @@ def rules(told: Dialogue, folder: Path) -> Any:
     if told.one("slow") == "greeting":
         return PythonRules(connect=lambda _: gevent.sleep(0.2))
     text = told.one("rules")
-    if not text:
+    if not text and not told.all("file"):
         return PythonRules()
     (folder / "rules").mkdir(exist_ok=True)
     (folder / "rules" / "main.lua").write_text(text)
-    return Rules.load(settings.Rules(path=str(folder / "rules")), World(zone(told)))
+    files(told, folder)
+    wanted = settings.Rules(path=str(folder / "rules"), domains=str(folder / "domains"))
+    return Rules.load(wanted, World(zone(told)), domains=sections(told, folder)["domain"])
+
+
+def files(told: Dialogue, folder: Path) -> None:
+    """Write the `with file` ones."""
+    for given in told.all("file"):
+        name, _, text = given.partition("\n")
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
 
 
 def start_tls(sock: Any) -> Any:
@@ -167,8 +177,8 @@ def configuration(told: Dialogue, folder: Path, certificate: tuple[str, str], dn
     for table, values in tables.items():
         lines.append(f"[[{table}]]" if table == "listener" else f"[{table}]")
         lines += [f"{key} = {value if key == 'tls' else json.dumps(value)}" for key, value in values.items()]
-    users = sections(told, folder)["domain"]["example.test"].users
-    lines += ['[domain."example.test"]', f"users = {json.dumps(users)}", 'path = "Maildir"']
+    for name, domain in sections(told, folder)["domain"].items():
+        lines += [f'[domain."{name}"]', f"users = {json.dumps(domain.users)}", 'path = "Maildir"']
     return "\n".join(lines)
 
 
@@ -189,6 +199,7 @@ def test_dialogue_with_the_real_server(
         return
     with FakeDns(zone(told)) as dns:
         config = configuration(told, tmp_path, certificate, dns.server)
+        files(told, tmp_path)
         with Server(tmp_path, config, told.one("rules") or None) as server:
             play_real(told, server)
 
@@ -209,6 +220,7 @@ def play_real(told: Dialogue, server: Server) -> None:
             "not everything was delivered",
         )
     contents = [file.read_bytes().replace(b"\n", b"\r\n") for file in server.mails()]
+    kept += [event["bounce"] for event in events() if event["event"] == "bounced" and event["mail"] not in kept]
     mails = [(None, next((c for c in contents if f" id {id}".encode() in c), b"")) for id in kept]
     told.then = [then for then in told.then if then.subject != "held"]  # only the spool knows
     dialogue.check(told, Aftermath(events(), mails))

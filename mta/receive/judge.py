@@ -201,7 +201,8 @@ class Judge:
         """The recipient in question was taken, perhaps as another, perhaps with others."""
         for recipient in recipients:
             self.scopes.setdefault(recipient.address, scope)
-        self.apart = self.apart or scope.file != next(iter(self.scopes.values()), scope).file
+        if self.fate is None:  # else no rules are asked any more
+            self.apart = self.apart or scope.file != next(iter(self.scopes.values()), scope).file
 
     def take_over(self, facts: Transaction, session: Session) -> None:
         """Rules changed the envelope; at rcpt perhaps also the recipient in question."""

@@ -5,6 +5,7 @@
     with client 192.0.2.1             where the client comes from       with listener submission
     with dns a.test TXT "v=spf1 -all" an answer of the name servers     with rules conf/rules/main.lua
     with rules                        ... or the rules themselves, in the indented lines that follow
+    with file domains/a.test/incoming.lua    the same for another file of the administrator's
     play lines bytes                  only in these ways; by default lines, bytes and pipelined
 
     S: 220 mx.example.test *          what the server says; * stands for anything
@@ -101,12 +102,13 @@ def parse(text: str, name: str = "dialogue") -> Dialogue:
     """Raises DialogueError."""
     made = Dialogue(name)
     block: list[str] | None = None  # the indented lines after `with rules`
+    of = ""  # the file they are, if it is not main.lua
     for number, line in enumerate(text.splitlines(), 1):
         if block is not None and (line[:1] in (" ", "\t") or not line.strip()):
             block.append(line)
             continue
         if block is not None:
-            made.given.append(("rules", _dedent(block)))
+            made.given.append(_block(of, block))
             block = None
         word, _, rest = line.partition(" ")
         if not line.strip() or line.startswith("#"):
@@ -115,8 +117,8 @@ def parse(text: str, name: str = "dialogue") -> Dialogue:
             made.steps.append(Step(number, line[:2].rstrip(":"), line[3:]))
         elif word == "with":
             first, _, value = rest.strip().partition(" ")
-            if first == "rules" and not value:
-                block = []
+            if (first == "rules" and not value) or first == "file":
+                of, block = value.strip(), []
             else:
                 made.given.append((first, value.strip()))
         elif word == "play":
@@ -131,8 +133,13 @@ def parse(text: str, name: str = "dialogue") -> Dialogue:
         else:
             raise DialogueError(f"{name}:{number}: not a line of a dialogue: {line!r}")
     if block is not None:
-        made.given.append(("rules", _dedent(block)))
+        made.given.append(_block(of, block))
     return made
+
+
+def _block(of: str, lines: list[str]) -> tuple[str, str]:
+    """What is given by indented lines: ("rules", text), or ("file", name and text)."""
+    return ("file", f"{of}\n{_dedent(lines)}") if of else ("rules", _dedent(lines))
 
 
 def _dedent(lines: list[str]) -> str:
