@@ -84,9 +84,11 @@ def _certificates(settings: Settings) -> Iterator[str]:
 
 
 def _rules(settings: Settings) -> Iterator[str]:
+    from mta.rules import facts
     from mta.rules.check import ERROR, files
 
-    for one in files.findings(settings.rules, settings.service, domains=settings.domain):
+    known = facts.of(settings)
+    for one in files.findings(settings.rules, settings.service, domains=settings.domain, known=known):
         if one.level == ERROR:
             yield str(one)
 

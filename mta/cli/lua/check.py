@@ -9,6 +9,7 @@ from pathlib import Path
 from mta import config, settings
 from mta.cli import telling
 from mta.rules.check import ERROR, Finding
+from mta.settings import Settings
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,16 +19,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
+    from mta.rules import facts
     from mta.rules.check import files
 
-    rules, services = _settings(given)
-    path = Path(given.rules or rules.path)
+    made = _settings(given)
+    path = Path(given.rules or (made or Settings()).rules.path)
     if not path.exists():
         raise telling.Failed(f"{path}: there is no such file or folder", telling.NOT_FOUND)
+    beside = path.resolve().parent
+    rules = made.rules if made else settings.Rules(lists=str(beside / "lists"), domains=str(beside / "domains"))
+    services, known = (made.service, facts.of(made)) if made else (None, None)
     if path.is_dir():
-        found = files.findings(dataclasses.replace(rules, path=str(path)), services)
+        rules = dataclasses.replace(rules, path=str(path))
+        found = files.findings(rules, services, domains=made.domain if made else None, known=known)
     else:
-        found = files.in_file(path, rules, services)
+        found = files.in_file(path, rules, services, known=known)
     for one in found:
         if given.json:
             telling.print_json(one._asdict())
@@ -47,12 +53,11 @@ def _summary(path: Path, errors: int, found: list[Finding]) -> str:
     return f"{path}: {' and '.join(counts) or 'fine'}"
 
 
-def _settings(given: argparse.Namespace) -> tuple[settings.Rules, dict[str, settings.Service] | None]:
-    """Of the configuration, which must be there unless rules are named; then the services are not known."""
+def _settings(given: argparse.Namespace) -> Settings | None:
+    """Of the configuration. It must be there unless rules are named."""
     if given.rules and not given.config:
         try:
             config.find(None)
         except config.ConfigError:
-            return settings.Rules(lists=str(Path(given.rules).resolve().parent / "lists")), None
-    made = telling.configuration(given, quiet=True).settings
-    return made.rules, made.service
+            return None
+    return telling.configuration(given, quiet=True).settings

@@ -6,10 +6,11 @@
 ==========  ===================================================================
 tree        a file as a syntax tree, and where things stand in it
 names       what each name means: a local, a word, `mail` in a rule
-uses        words that do not exist, or not at this stage; globals; replies
+uses        words that do not exist, or not at this stage; globals
+written     replies and patterns that stand in the text
 flow        rules never asked, code never reached
 order       a question to the outside before a test that costs nothing
-patterns    patterns a hostile text can keep busy
+patterns    how long a hostile text can keep a pattern busy
 files       all of a folder: loaded, and each file looked at
 ==========  ===================================================================
 

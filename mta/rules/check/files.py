@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from mta import settings
+from mta.rules import facts
 from mta.rules.check.look import is_rules, look
 from mta.rules.check.tree import ERROR, WARNING, Finding, Source, Tree
 from mta.rules.engine import Rules, RulesError
@@ -26,14 +27,16 @@ def findings(
     services: Mapping[str, settings.Service] | None = None,
     *,
     domains: Collection[str] | None = None,
+    known: facts.Facts | None = None,
     only: str = "",
 ) -> list[Finding]:
     """What loading them says, then what each file shows, or `only` one.
 
-    Without `services` any service may exist, without `domains` any domain of ours.
+    Without `services` any service may exist, without `domains` any domain of ours. `known` is what rules see of the
+    settings.
     """
     world = FakeWorld(services=dict.fromkeys(services or {}, FakeService(Answer(code=0))))
-    world.lists = Lists([rules.lists])
+    world.lists, world.facts = Lists([rules.lists]), known or facts.of(settings.Settings())
     words = {**WORDS, **{f"service.{name}": WORDS["service.NAME"] for name in services or {}}}
     found, loaded = [], set[Path]()
     try:
@@ -50,7 +53,13 @@ def findings(
     return [*found, *shown, *(_unread(sources, loaded) if loaded else ())]
 
 
-def in_file(file: Path, rules: settings.Rules, services: Mapping[str, settings.Service] | None = None) -> list[Finding]:
+def in_file(
+    file: Path,
+    rules: settings.Rules,
+    services: Mapping[str, settings.Service] | None = None,
+    *,
+    known: facts.Facts | None = None,
+) -> list[Finding]:
     """The same for one file of rules; what it requires lies beside it."""
     with tempfile.TemporaryDirectory() as folder:
         for one in file.parent.iterdir():
@@ -59,7 +68,7 @@ def in_file(file: Path, rules: settings.Rules, services: Mapping[str, settings.S
         main = Path(folder) / "main.lua"
         main.symlink_to(file.resolve())
         alone = dataclasses.replace(rules, path=folder, domains=os.path.join(folder, "domains"))
-        found = findings(alone, services, only=str(main))
+        found = findings(alone, services, known=known, only=str(main))
         names = {str(main): str(file)}
         return [one._replace(file=names.get(one.file, one.file.replace(folder, str(file.parent)))) for one in found]
 

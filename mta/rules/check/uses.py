@@ -13,16 +13,14 @@ from typing import NamedTuple
 from tree_sitter import Node
 
 from mta.rules import api, verdict
-from mta.rules.check import patterns
+from mta.rules.check import written
 from mta.rules.check.names import PLAIN, UNKNOWN, Local, Means, Scopes, Words
 from mta.rules.check.tree import ERROR, WARNING, Finding, Tree, arguments, named, span
 from mta.rules.verdict import STAGES
 from mta.rules.word import NUMBER, Word
 
 GUARDS = ("pcall", "xpcall")
-SPECIAL = frozenset("^$*+?.([%-")  # without any of them string.find looks for the text itself
 IN_A_RULE = "write on.STAGE(name, function(mail) ... end)"
-MATCHERS = {"find": True, "match": True, "gmatch": False, "gsub": True}  # does "^" anchor?
 
 
 class Place(NamedTuple):
@@ -353,7 +351,7 @@ class Uses:
             self.value(each)
         self.place = before
         if callee is not None:
-            self.pattern(callee, one, given)
+            written.pattern(self, callee, one, given)
         if one is not None and means.sure and callee is not None:
             self.used(callee, one, given)
         return self.words.result(means)
@@ -377,59 +375,7 @@ class Uses:
         elif one.kind == "function" and callee.type == "method_index_expression":
             self.tell(last, ERROR, f"{one.name} is called with a dot", f'write "{one.name}(...)"')
         elif one.kind == "verdict" and one.name in verdict.CLASSES:
-            self.reply(one, given)
-
-    def reply(self, one: Word, given: list[Node]) -> None:
-        """A reply that is written out must be one this verdict can give."""
-        if len(given) != 1:
-            return
-        (only,) = given
-        close = False
-        if only.type == "table_constructor":
-            lines = []
-            for field in named(only):
-                name, value = field.child_by_field_name("name"), field.child_by_field_name("value")
-                if name is None:
-                    lines.append(self.tree.literal(value))
-                elif self.tree.text(name) == "close":
-                    close = value is not None and value.type == "true"
-            text = None if None in lines or not lines else "\n".join(filter(None, lines))
-        else:
-            text = self.tree.literal(only)
-        if text is None or not text[:1].isdigit():
-            return
-        wrong = verdict.complaint(one.name, text, close)
-        if wrong:
-            kind = " or ".join(
-                f'"{digit}50 {digit}.{"0.0" if digit == "2" else "7.1"} text"' for digit in verdict.CLASSES[one.name]
-            )
-            self.tell(only, ERROR, wrong, f"write a reply like {kind}")
-
-    def pattern(self, callee: Node, one: Word | None, given: list[Node]) -> None:
-        """A pattern that is written out: is it one, and can it be kept busy?"""
-        if callee.type == "method_index_expression":
-            matcher, at = self.tree.text(callee.child_by_field_name("method") or callee), 0
-            if one is not None and not one.name.startswith("string."):
-                return
-        else:
-            matcher, at = (one.name.removeprefix("string.") if one is not None else ""), 1
-            if one is None or not one.name.startswith("string."):
-                return
-        if matcher not in MATCHERS or len(given) <= at:
-            return
-        text = self.tree.literal(given[at])
-        plain = len(given) > at + 2 and given[at + 2].type != "false"
-        if text is None or (matcher == "find" and (plain or not set(text) & SPECIAL)):
-            return
-        try:
-            steps = patterns.steps(text, anchors=MATCHERS[matcher])
-        except ValueError as wrong:
-            level = ERROR if one is not None else WARNING
-            self.tell(given[at], level, str(wrong), 'a "%" before it makes any other sign stand for itself')
-            return
-        if steps > patterns.WORST:
-            what = f"{patterns.LENGTH} bytes can keep this pattern busy for {steps:.0e} steps"
-            self.tell(given[at], WARNING, what, "use regex.find or regex.match, which take linear time, or anchor it")
+            written.reply(self, one, given)
 
     def rule(self, call: Node, one: Word, given: list[Node]) -> None:
         """on.STAGE(name, function)."""
