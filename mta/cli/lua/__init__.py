@@ -9,10 +9,12 @@ from typing import Any
 
 VERBS = {  # a file of this folder each, with arguments(parser) and run(given), imported only when asked for
     "repl": "try rules by hand, stage by stage",
+    "run": "play a conversation or a mail through the rules",
     "check": "read rules and say what is wrong with them",
     "stubs": "write what an editor needs to know the words",
     "doc": "what a word of the rule language means",
 }
+ELSEWHERE = {"run": "playing"}  # a file run.py would hide run() below
 
 
 class _Verb(argparse.ArgumentParser):
@@ -26,7 +28,7 @@ class _Verb(argparse.ArgumentParser):
 
 
 def _file(verb: str) -> Any:
-    return importlib.import_module(f"mta.cli.lua.{verb}")
+    return importlib.import_module(f"mta.cli.lua.{ELSEWHERE.get(verb, verb)}")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -336,7 +336,7 @@ class Console:
             moved = times.seconds(rest[1:]) or 0.0
             world.time = world.now() + (moved if rest[0] == "+" else -moved)
         elif rest:
-            world.time = datetime.datetime.fromisoformat(rest).astimezone(datetime.UTC).timestamp()
+            world.time = trying.moment(rest)
         self.say(datetime.datetime.fromtimestamp(world.now(), datetime.UTC).isoformat(timespec="seconds"))
 
     def store(self, rest: str) -> None:

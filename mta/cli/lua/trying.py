@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import datetime
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,8 +17,10 @@ from mta.message.address import NULL, Address, parse
 from mta.message.envelope import Envelope
 from mta.message.message import Message
 from mta.message.reply import Refused
+from mta.net import clock
 from mta.rules import facts
 from mta.rules.coverage import Coverage
+from mta.rules.dialogue import Dialogue
 from mta.rules.engine import Rules
 from mta.rules.trial import Sketch
 from mta.rules.trial_world import TrialWorld
@@ -54,6 +57,18 @@ def settings_of(given: argparse.Namespace, rules: str | None) -> tuple[settings.
             changed |= {"domains": str(beside), "lists": str(folder.parent / "lists")}
         made = dataclasses.replace(made, rules=dataclasses.replace(made.rules, **changed))
     return made, found
+
+
+def settings_for(given: argparse.Namespace, told: Dialogue) -> tuple[settings.Settings, bool]:
+    """The same for a dialogue, which may bring its rules along, or need none. Raises Failed."""
+    if given.rules is None and (told.one("rules") or told.all("file")):
+        return settings.Settings(), False
+    try:
+        return settings_of(given, given.rules)
+    except telling.Failed:
+        if given.rules or given.config:
+            raise
+        return settings.Settings(rules=settings.Rules(path="")), False
 
 
 def world_of(made: settings.Settings) -> TrialWorld:
@@ -189,3 +204,12 @@ class _Files:
 
     def path(self, name: str) -> str:
         return os.path.join(self._folders[name], name)
+
+
+def now() -> float:
+    return clock.now()
+
+
+def moment(text: str) -> float:
+    """A date as a trial's clock takes it. Raises ValueError."""
+    return datetime.datetime.fromisoformat(text).astimezone(datetime.UTC).timestamp()
