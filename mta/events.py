@@ -29,6 +29,8 @@ EVENTS: dict[str, Event] = {
         "A command, a recipient or a mail was refused.",
     ),
     "closed": Event("debug", "session client reason mails ms", "A session ended."),
+    "captured": Event("debug", "session file", "A session was written down for mta replay ([capture])."),
+    "capture_failed": Event("warning", "reason lost", "Captures that could not be written; mail is not concerned."),
     "lost": Event("info", "session client stage reason", "A session ended without QUIT: timeout or reset."),
     # deliver
     "delivered": Event(

@@ -193,6 +193,9 @@ class Rules:
     wall: float = opt(30.0, "For one stage, waits included.", positive, unit="seconds")
     lists: str = opt("lists", "Folder of the lists and maps rules may read.", unit="path")
     env: list[str] = opt(list, "Variables of the environment rules may read.")
+    export: list[str] = opt(
+        lambda: ["export"], "Folders below which mail:write and mail:dump may make files.", unit="path"
+    )
     mailboxes: list[str] = opt(
         lambda: ["mail"], 'Folders below which rules may send mail to "maildir:PATH" and "mbox:PATH".', unit="path"
     )
@@ -318,8 +321,9 @@ class Capture:
         each_of("accept", "faccept", "deny", "defer", "reply", "quarantine", "discard"),
     )
     redact: str = opt(
-        "addresses",
-        "none; addresses: local parts become pseudonyms wherever they stand in plain text; body: that, and no body.",
+        "none",
+        "none; addresses: local parts become pseudonyms wherever they stand in plain text (rules that look at them "
+        "then decide otherwise); body: that, and no body.",
         one_of("none", "addresses", "body"),
     )
     files: int = opt(1000, "No more is written while the folder holds so many.", positive)

@@ -25,7 +25,8 @@ from mta.net.dns import Resolver
 from mta.receive.listener import Receiver
 from mta.rules import facts
 from mta.rules.engine import Rules, RulesError
-from mta.rules.world import LiveWorld
+from mta.rules.recording import RecordingWorld
+from mta.rules.world import LiveWorld, World
 from mta.settings import Listener
 from mta.spool.journal import JournalSpool
 
@@ -40,9 +41,11 @@ class Work:
         self.resolver = Resolver(settings.dns)
         self.domains = Domains(settings)
         self.registry = Caller(os.path.join(settings.server.run, SOCKET))
-        self.world = LiveWorld(
+        self.world: World = LiveWorld(
             self.resolver, settings.rules, self.registry, settings.service, settings.keys.path, facts.of(settings)
         )
+        if settings.capture.sample > 0:
+            self.world = RecordingWorld(self.world)
         self.rules = self._load(rules)
         self._next: Rules | None = None  # loaded, not in force yet
         self._pages = Pages()

@@ -17,6 +17,7 @@ from mta.receive.limits import Budget
 from mta.spool.spool import Spool
 
 if TYPE_CHECKING:
+    from mta.receive.capture import Capture
     from mta.rules.engine import Rules
 
 
@@ -48,6 +49,7 @@ class Door:
         self.tls: Callable[[], ssl.SSLContext | None] = lambda: tls(listener)
         self.trusts = trusts(settings.server.trusted)
         self.draining = False
+        self.capture: Capture | None = None  # is shown every new session
         name = settings.server.name
         self.greeting = Reply(220, "", replies.GREETING.text.replace("{name}", name))
         self.helo = Reply(250, "", name)

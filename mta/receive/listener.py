@@ -22,7 +22,7 @@ from mta.domains import Domains
 from mta.message.ids import Ids
 from mta.net import clock
 from mta.net.stream import Stream
-from mta.receive import replies
+from mta.receive import capture, replies
 from mta.receive.door import Counts, Door, plain
 from mta.receive.limits import Budget
 from mta.receive.session import Draining, Session
@@ -53,6 +53,7 @@ class Receiver:
         self.spool, self.ids, self.tls = spool, ids, tls
         self.counts, self.budget = Counts(), Budget(settings.smtp.memory)
         replies.use(settings.replies)
+        self.capture = capture.made_for(settings)
         self.doors: list[Door] = []
         self.sessions: set[Session] = set()
         self._idle: list[Any] = []
@@ -68,6 +69,7 @@ class Receiver:
         raw = getattr(sock, "_sock", sock)  # beneath gevent's socket
         raw.setblocking(False)
         watcher = get_hub().loop.io(raw.fileno(), 1)
+        door.capture = self.capture
         self.doors.append(door)
         self._watchers[sock] = watcher
         watcher.start(self._accept, raw, door, watcher)

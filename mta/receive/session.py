@@ -58,6 +58,8 @@ class Session:
         self.envelope: Envelope | None = None
         self.recipient: Address | None = None
         self.recipients_taken = self.refused_recipients = 0
+        if door.capture is not None:
+            door.capture.begin(self)
 
     def forget(self) -> None:
         """No mail is under way any more."""
