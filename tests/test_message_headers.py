@@ -303,3 +303,20 @@ def test_folding_takes_as_long_as_the_value_is_long(alphabet: str) -> None:
     rng = random.Random(1)
     value = "".join(rng.choice(alphabet) for _ in range(300_000))
     assert linear(lambda value: write("X", value), value[:30_000], value)
+
+
+HEAD = st.lists(
+    st.sampled_from([b"subject", b"SubJect", b"s", b":", b" ", b"\t", b"\r\n", b"x", b"\r", b"\n"]), max_size=30
+)
+
+
+@given(HEAD.map(b"".join), st.sampled_from([b"", b"X: 1\r\n a\r\n", b"subject : top\r\n"]))
+def test_one_field_is_found_as_the_index_has_it(raw: bytes, top: bytes) -> None:
+    looked, indexed = Message(raw + b"\r\n\r\nbody"), Message(raw + b"\r\n\r\nbody")
+    if top:
+        looked.headers.prepend_raw(top)
+        indexed.headers.prepend_raw(top)
+    assert indexed.headers.fields is not None
+    for name in ("subject", "X", "s", "xs", "none"):
+        assert looked.headers.get(name) == indexed.headers.get(name)
+        assert looked.headers.has(name) == indexed.headers.has(name)

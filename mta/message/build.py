@@ -34,7 +34,8 @@ def file(content: bytes, type: str = "application/octet-stream", filename: str =
 def forward(mail: bytes, filename: str = "") -> bytes:
     """A message/rfc822 part with a whole mail in it."""
     encoding = "7bit" if mail.isascii() else "8bit"
-    return _header("message/rfc822", filename, "attachment" if filename else "inline", encoding) + mail
+    header = _header("message/rfc822", filename, "attachment" if filename else "inline", encoding)
+    return b"".join((header, mail))  # lets other threads run, as "+" would not
 
 
 def mail(fields: Iterable[tuple[str, str]], content: bytes) -> bytes:

@@ -17,6 +17,7 @@ NAME = re.compile(r"[!-9;-~]+")  # RFC 5322 2.2: printable ASCII but the colon
 _START = re.compile(rb"([!-9;-~]+)[ \t]*:")  # RFC 5322 4.5 allowed white space before the colon
 _BREAK = re.compile(r"(?<=[^ \t]) (?=[ \t]*[^ \t])")
 MAX_FIELDS = 10_000
+SHORT = 65_536  # bytes of a header that is looked through rather than indexed for one field
 
 
 class Field(NamedTuple):
@@ -47,6 +48,20 @@ def index(raw: Raw, end: int) -> list[Field]:
                 fields.append(Field("", at, end, None))
             break
     return fields
+
+
+def _search(raw: Raw, low: bytes, wanted: bytes) -> bytes | None:
+    """The first field of that name in `raw`; `low` is its header in lower case."""
+    at = 0 if low.startswith(wanted) else low.find(b"\r\n" + wanted) + 2
+    while at != 1:  # nothing was found
+        start = _START.match(low, at)
+        if start and start[1] == wanted:
+            stop = low.find(b"\r\n", at) + 2
+            while stop != 1 and low[stop : stop + 1] in (b" ", b"\t"):
+                stop = low.find(b"\r\n", stop) + 2
+            return bytes(raw[at : stop if stop != 1 else len(low)])
+        at = low.find(b"\r\n" + wanted, at) + 2
+    return None
 
 
 def edges(raw: Raw, start: int, stop: int) -> tuple[int, int]:
@@ -116,12 +131,13 @@ def _fold(line: str, at_least: int) -> str:
 class Headers:
     """The fields of one mail, top to bottom. Names compare without case. Values are latin-1 text, unfolded."""
 
-    __slots__ = ("_before", "_end", "_fields", "_raw", "_top", "changed")
+    __slots__ = ("_before", "_end", "_fields", "_low", "_raw", "_top", "changed")
 
     def __init__(self, raw: Raw, end: int) -> None:
         self._raw, self._end = raw, end
         self._top: list[bytes] = []  # prepended before anyone needed the index; newest last
         self._fields: list[Field] | None = None
+        self._low: bytes | None = None  # the header in lower case, once somebody looked for a field
         self._before: list[Field] = []  # what a copy began with
         self.changed = False
 
@@ -164,8 +180,22 @@ class Headers:
             text = self.text(field)
             yield text.partition(b":")[0].rstrip(b" \t").decode("latin-1"), unfold(text)
 
+    def _look(self, name: str) -> bytes | None:
+        """The first field called `name` (lower case), without an index: most headers are asked for a field or two."""
+        wanted = name.encode("utf-8", "replace")
+        if self._top:
+            top = b"".join(reversed(self._top))
+            found = _search(top, top.lower(), wanted)
+            if found is not None:
+                return found
+        if self._low is None:
+            self._low = bytes(self._raw[: self._end]).lower()
+        return _search(self._raw, self._low, wanted)
+
     def has(self, name: str) -> bool:
         name = name.lower()
+        if self._fields is None and name and self._end <= SHORT:
+            return self._look(name) is not None
         return any(f.name == name for f in self.fields)
 
     def count(self, name: str) -> int:
@@ -175,6 +205,9 @@ class Headers:
     def get(self, name: str) -> str | None:
         """The value of the first such field, or None."""
         name = name.lower()
+        if self._fields is None and name and self._end <= SHORT:
+            found = self._look(name)
+            return None if found is None else unfold(found)
         for field in self.fields:
             if field.name == name:
                 return unfold(self.text(field))

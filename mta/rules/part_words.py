@@ -1,7 +1,7 @@
 """The words about the parts of a mail: finding, reading and changing them. message/mime.py does the work.
 
-Content is handed to rules at most 1,000,000 bytes at a time; what is longer is read in ranges, counted in bytes from 1 as Lua's
-own string.sub does. Nothing a stranger sent makes these raise; a ValueError is the rule's own mistake.
+Content is handed to rules at most 1,000,000 bytes at a time; what is longer is read in ranges, counted in bytes from 1
+as Lua's own string.sub does. Nothing a stranger sent makes these raise; a ValueError is the rule's own mistake.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from fnmatch import translate
 from typing import Any
 
 from mta.message import build, charsets, footer
+from mta.message.entity import gathered
 from mta.message.mime import Part
 from mta.rules.inner import Declared, Inner, declare, one, part_of, parts_of, several
 from mta.rules.mail_words import OfMail, many, protect
@@ -219,7 +220,7 @@ def _wrap(tx: Transaction, number: int, subtype: str | None = None) -> Tagged | 
 def _enclose(tx: Transaction, number: int, text: str) -> Tagged | None:
     """The mail as an attachment of a new text, in a mail with the same header."""
     message = parts_of(tx).message
-    whole = bytes(message)
+    whole = gathered(message.pieces())
     message.root.become(build.text(text.encode("latin-1").decode("utf-8", "replace")))
     return one(tx, message.root.attach(build.forward(whole, "mail.eml")))
 
@@ -232,8 +233,8 @@ def _footer(tx: Transaction, number: int, text: str, html: str | None = None) ->
 
 _MIXED = 'local file = mail:attach("application/x-program", "MZ\\0", "tool.exe")\n'
 _RANGE = (
-    "At most 1,000,000 bytes at once: the second value is where to go on reading, nil at the end; first and last are counted "
-    "in bytes from 1."
+    "At most 1,000,000 bytes at once: the second value is where to go on reading, nil at the end; first and last are "
+    "counted in bytes from 1."
 )
 _NEW = "Text is UTF-8; any other type is kept byte for byte."
 
