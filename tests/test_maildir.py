@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mta.deliver import folders, maildir
+from mta.deliver import maildir
 from mta.deliver.maildir import Maildir
 from mta.deliver.transport import Result
 from mta.message.address import Address, parse
 from mta.message.envelope import Envelope, Recipient
 from mta.message.message import Message
+from mta.net import folders
 from mta.net.offload import Batch
 
 RAW = b"Received: by here\r\nSubject: hello\r\n\r\nline\r\n.dot\r\n"

@@ -42,7 +42,7 @@ local mta_part = {}
 ---@return mta.parts
 function mta_part:parts(what) end
 
----What is in it, decoded, as UTF-8, whatever its charset is worth. At most 1 MiB at once: the second value is where to go on reading, nil at the end; first and last are counted in bytes from 1. They count before the charset is read. (At preq and later.)
+---What is in it, decoded, as UTF-8, whatever its charset is worth. At most 1,000,000 bytes at once: the second value is where to go on reading, nil at the end; first and last are counted in bytes from 1. They count before the charset is read. (At preq and later.)
 ---```lua
 ---assert(mail:part(""):text() == "How are you?\r\n")
 ---```
@@ -51,7 +51,7 @@ function mta_part:parts(what) end
 ---@return string, integer?
 function mta_part:text(first, last) end
 
----What is in it, decoded, byte for byte. At most 1 MiB at once: the second value is where to go on reading, nil at the end; first and last are counted in bytes from 1. (At preq and later.)
+---What is in it, decoded, byte for byte. At most 1,000,000 bytes at once: the second value is where to go on reading, nil at the end; first and last are counted in bytes from 1. (At preq and later.)
 ---```lua
 ---local file = mail:attach("application/x-program", "MZ\0", "tool.exe")
 ---assert(file:bytes() == "MZ\0" and file:bytes(1, 2) == "MZ")
@@ -61,7 +61,7 @@ function mta_part:text(first, last) end
 ---@return string, integer?
 function mta_part:bytes(first, last) end
 
----What is in it as it stands in the mail, still encoded. At most 1 MiB at once: the second value is where to go on reading, nil at the end; first and last are counted in bytes from 1. (At preq and later.)
+---What is in it as it stands in the mail, still encoded. At most 1,000,000 bytes at once: the second value is where to go on reading, nil at the end; first and last are counted in bytes from 1. (At preq and later.)
 ---```lua
 ---local file = mail:attach("application/x-program", "MZ\0", "tool.exe")
 ---assert(file:raw():find("TVoA"))
@@ -442,7 +442,7 @@ function mta_known_from_preq:find(what) end
 ---@return mta.part?
 function mta_known_from_preq:part(number) end
 
----The mail as it would be delivered now. At most 1 MiB at once: the second value is where to go on reading, nil at the end; first and last are counted in bytes from 1. (At preq and later.)
+---The mail as it would be delivered now. At most 1,000,000 bytes at once: the second value is where to go on reading, nil at the end; first and last are counted in bytes from 1. (At preq and later.)
 ---```lua
 ---assert(mail:raw():find("Subject: Hello", 1, true) and mail:raw(1, 8) == "Received")
 ---```
@@ -542,6 +542,24 @@ function mta_known_from_preq:decrypt(kind, name, ring) end
 ---@param name? mta.text
 ---@return table?, string?
 function mta_known_from_preq:verify(kind, name) end
+
+---Keep the mail as it is now in FOLDER/ID.eml, byte for byte; its name. FOLDER lies below rules.export. The file is durable when this returns; if it cannot be kept the rule fails. (At preq and later.)
+---```lua
+---local file = mail:write("incoming/" .. mail.sender.domain)
+---assert(file:find(mail.id .. ".eml", 1, true))
+---```
+---@param folder? mta.text
+---@return string
+function mta_known_from_preq:write(folder) end
+
+---Keep what is known of the mail as JSON in FOLDER/ID.json: envelope, header, parts, what rules decided so far, but no content. docs/export.rst tells its shape. Durable as mail:write is. (At preq and later.)
+---```lua
+---local file = mail:dump("suspicious")
+---assert(file:find(mail.id .. ".json", 1, true))
+---```
+---@param folder? mta.text
+---@return string
+function mta_known_from_preq:dump(folder) end
 
 ---@class mta.known.mail_to_postq
 local mta_known_mail_to_postq = {}

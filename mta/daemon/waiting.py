@@ -6,8 +6,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from mta.message import target
-from mta.message.envelope import Envelope, Recipient, Route
+from mta.message.envelope import Envelope, Recipient
 
 PAGE = 500  # mails in one answer
 OPEN = 16  # lists being read at once; the oldest is given up
@@ -38,15 +37,8 @@ def _recipient(recipient: Recipient) -> dict[str, Any]:
         "reply": recipient.reply,
     }
     if recipient.route is not None:
-        told["route"] = way(recipient.route)
+        told["route"] = str(recipient.route)
     return told
-
-
-def way(route: Route) -> str:
-    """A route as rules write it, without a password."""
-    if route.transport == "smtp":
-        return target.masked(route.host) or "mx"
-    return f"{route.transport}:{route.path}" if route.path else route.transport
 
 
 class Pages:

@@ -20,13 +20,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
 
-from mta.deliver import folders
 from mta.deliver.transport import Result
 from mta.message.address import Address
 from mta.message.envelope import Envelope, Recipient
 from mta.message.message import Message
 from mta.message.reply import Reply
 from mta.message.trace import delivered_to, return_path
+from mta.net import folders
 from mta.net.offload import Batch
 
 TOGETHER = 5  # from here on one syncfs costs less than so many fdatasyncs

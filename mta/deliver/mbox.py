@@ -25,7 +25,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from mta.deliver import folders
 from mta.deliver.maildir import DONE, FULL, LOOP, QUOTA, TROUBLE
 from mta.deliver.transport import Result
 from mta.message.address import Address
@@ -33,7 +32,7 @@ from mta.message.envelope import Envelope, Recipient
 from mta.message.message import Message
 from mta.message.reply import Reply
 from mta.message.trace import delivered_to, return_path
-from mta.net import clock, offload
+from mta.net import clock, folders, offload
 from mta.net.offload import Batch
 
 PATIENCE = 30.0  # seconds

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from mta.message import target
 from mta.message.address import NULL, Address
 
 Vars = dict[str, Any]  # plain values only: None, bool, int, float, str, lists and dicts of them
@@ -31,6 +32,14 @@ class Route(msgspec.Struct, frozen=True, omit_defaults=True):
     transport: str
     host: str = ""  # smtp: "host", "host:port" or a URL; empty: the MX hosts of the domain
     path: str = ""  # maildir, mbox
+
+    def __str__(self) -> str:
+        """As rules write it, but without a password."""
+        if self.transport == "smtp":
+            return target.masked(self.host) or "mx"
+        return f"{self.transport}:{self.path}" if self.path else self.transport
+
+    __repr__ = __str__
 
 
 class Recipient(msgspec.Struct, omit_defaults=True):

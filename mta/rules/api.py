@@ -11,6 +11,7 @@ from difflib import get_close_matches
 
 from mta.rules.answers import ANSWERED
 from mta.rules.content_words import CONTENT
+from mta.rules.exporting import EXPORTING
 from mta.rules.library import LIBRARY
 from mta.rules.mail_words import PROTECTION
 from mta.rules.routing import ROUTING
@@ -252,7 +253,10 @@ OUTSIDE = [
 
 WORDS: dict[str, Word] = {
     w.name: w
-    for w in [*STAGE_WORDS, *FACTS, *HEADERS, *VERDICTS, *CONTENT, *ANSWERED, *PROTECTION, *ROUTING, *OUTSIDE, *LIBRARY]
+    for w in [
+        *(*STAGE_WORDS, *FACTS, *HEADERS, *VERDICTS, *CONTENT, *ANSWERED),
+        *(*PROTECTION, *ROUTING, *EXPORTING, *OUTSIDE, *LIBRARY),
+    ]
 }
 
 

@@ -30,7 +30,7 @@ from lupa import lua54
 
 from mta import log, resources, settings
 from mta.message.reply import Refused
-from mta.rules import answers, api, content_words, mail_words, routing, verdict
+from mta.rules import answers, api, content_words, exporting, mail_words, routing, verdict
 from mta.rules.inner import Inner, in_thread
 from mta.rules.coverage import Coverage
 from mta.rules.folders import MAIN, FolderError, Folders
@@ -73,6 +73,7 @@ class Rules:
             **mail_words.bound(world),
             **content_words.bound(),
             **routing.bound(settings),
+            **exporting.bound(settings),
         }
         self._runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
         self._runtime: Runtime
@@ -217,7 +218,7 @@ class Rules:
         errors = [one for one in check.look(sources, self._words) if one.level == check.ERROR]
         if errors:
             first, more = errors[0], len(errors) - 1
-            what = f"{first.what} ({first.advice})" + f"; \"mta lua check\" shows {more} more" * (more > 0)
+            what = f"{first.what} ({first.advice})" + f'; "mta lua check" shows {more} more' * (more > 0)
             raise RulesError(first.file, first.line, what)
 
     # -- stages --------------------------------------------------------------------------------------------------------
@@ -250,7 +251,12 @@ class Rules:
         try:
             side.show(tx)
             answer = self._start(side, tx, 1)
-            return NEXT if answer == DONE else self._hear(side, tx, answer)
+            if answer == DONE:
+                return NEXT
+            spoken = self._hear(side, tx, answer)
+            if spoken.kind != "next":
+                tx.decided = (*tx.decided, (stage, spoken))
+            return spoken
         except lua54.LuaError as error:  # not even the kernel had memory
             side.runtime.collect()
             self._failed(tx, stage, "", "", str(error), "")

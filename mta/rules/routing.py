@@ -121,6 +121,10 @@ class Ways:
         else:
             self._each.update(dict.fromkeys((one.key for one in recipients), route))
 
+    def of_address(self, address: Address) -> Route | None:
+        """What was said of this one."""
+        return self._each.get(address.key, self._all[0] if self._all else None)
+
     def of(self, recipient: Recipient) -> Route | None:
         """The route of a recipient now."""
         found = self._each.get(recipient.address.key, ...) if self._each else ...

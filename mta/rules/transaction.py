@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mta.rules.engine import Rules
     from mta.rules.routing import Ways
     from mta.rules.sandbox import Side
+    from mta.rules.verdict import Verdict
 
 
 class Asked(NamedTuple):
@@ -52,9 +53,9 @@ class Transaction:
     """
 
     __slots__ = (
-        "_standing", "alone", "client", "edited", "file", "helo", "listener", "mail_id", "message", "origin", "originals",
-        "parts", "recipient", "recipients", "relay", "rules", "sender", "server", "session", "side", "trace", "tracing",
-        "trusted", "user", "vars", "ways",
+        "_standing", "alone", "client", "decided", "edited", "file", "helo", "listener", "mail_id", "message", "origin",
+        "originals", "parts", "recipient", "recipients", "relay", "rules", "sender", "server", "session", "side",
+        "trace", "tracing", "trusted", "user", "vars", "ways",
     )  # fmt: skip
 
     def __init__(
@@ -87,6 +88,7 @@ class Transaction:
         self._standing = False  # relay() was said before RCPT: it holds for every recipient
         self.tracing = False
         self.alone = 0
+        self.decided: tuple[tuple[str, Verdict], ...] = ()  # stages and what rules decided there
         self.trace: list[Step] = []
         self.rules: Rules | None = None  # the generation it began with
         self.side: Side | None = None  # what Lua knows of it
@@ -109,6 +111,7 @@ class Transaction:
         new.vars = dict(self.vars)
         new.relay = new._standing = self._standing
         new.tracing = self.tracing
+        new.decided = self.decided
         return new
 
     def again(self, vars: Vars, relay: bool) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mta import log, settings
+from mta.net import folders
 from mta.rules.facts import NOTHING, Facts
 from mta.rules.keys import Keys
 from mta.rules.leases import Rates
@@ -67,6 +68,9 @@ class World(Protocol):
 
     def within(self, seconds: float, work: Callable[..., Any], *args: Any) -> Any:
         """Do work that may wait. Raises Slow after `seconds`, or whatever the work raises."""
+
+    def keep(self, base: str, names: Sequence[str], name: str, pieces: Sequence[bytes | memoryview]) -> None:
+        """Keep a file as net.folders.keep does. Raises OSError."""
 
     def pause(self, seconds: float) -> None:
         """Let time pass."""
@@ -128,6 +132,9 @@ class LiveWorld:
     def user_exists(self, name: str) -> bool:
         return self._run(system.user_exists, name) is True
 
+    def keep(self, base: str, names: Sequence[str], name: str, pieces: Sequence[bytes | memoryview]) -> None:
+        self._run(folders.keep, base, names, name, pieces)
+
     def within(self, seconds: float, work: Callable[..., Any], *args: Any) -> Any:
         try:
             with self._within(seconds):
@@ -170,6 +177,7 @@ class FakeWorld:
         self.facts = NOTHING
         self.random = random.Random(seed).random
         self.events: list[tuple[str, dict[str, Any]]] = []
+        self.kept: dict[str, bytes] = {}  # files by path
         self.asked: list[tuple[str, str]] = []
 
     def lookup(self, name: str, type: str) -> list[str]:
@@ -189,6 +197,9 @@ class FakeWorld:
 
     def log(self, event: str, **fields: Any) -> None:
         self.events.append((event, fields))
+
+    def keep(self, base: str, names: Sequence[str], name: str, pieces: Sequence[bytes | memoryview]) -> None:
+        self.kept["/".join((base.rstrip("/"), *names, name))] = b"".join(pieces)
 
     def within(self, seconds: float, work: Callable[..., Any], *args: Any) -> Any:
         return work(*args)

@@ -10,22 +10,26 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mta.message.address import Address
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9!#$&'()+,\-.=@\[\]^_{}~:]")
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def safe_name(text: str) -> str:
-    """A file name that says `text` and nothing else: lower case, what could mean more percent-encoded.
+    """`encoded` in lower case: addresses are the same whatever their case."""
+    return encoded(text.lower())
 
-    Two texts that differ in more than case get two names; none is empty, "." or "..", begins with a dot or has a "/".
+
+def encoded(text: str) -> str:
+    """A file name that says `text` and nothing else: what could mean more is percent-encoded.
+
+    Two texts get two names; none is empty, "." or "..", begins with a dot or has a "/".
     """
-    name = _UNSAFE.sub(
-        lambda c: "".join(f"%{byte:02X}" for byte in c[0].encode("utf-8", "surrogatepass")), text.lower()
-    )
+    name = _UNSAFE.sub(lambda c: "".join(f"%{byte:02X}" for byte in c[0].encode("utf-8", "surrogatepass")), text)
     if name.startswith("."):
         name = "%2E" + name[1:]
     return name or "%"
@@ -86,6 +90,49 @@ def step(folder: int, name: str) -> int:
     except FileNotFoundError:
         _make(name, folder)
         return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+
+
+def keep(base: str, names: Sequence[str], name: str, pieces: Iterable[bytes | memoryview]) -> None:
+    """A file `name` with that content in the folder `names` below `base`, durable when this returns. Raises OSError.
+
+    It is written under another name and renamed: whoever finds it finds all of it. What had the name is replaced; of a
+    link it is the link.
+    """
+    top = open_base(base)
+    try:
+        folder = open_below(top, names)
+    finally:
+        os.close(top)
+    try:
+        _keep(folder, name, pieces)
+    finally:
+        os.close(folder)
+
+
+def _keep(folder: int, name: str, pieces: Iterable[bytes | memoryview]) -> None:
+    draft = f".{name}.new"
+    try:
+        fd = os.open(draft, _NEW, 0o600, dir_fd=folder)
+    except FileExistsError:  # left by a try that a crash cut short, or a trap
+        os.unlink(draft, dir_fd=folder)
+        fd = os.open(draft, _NEW, 0o600, dir_fd=folder)
+    try:
+        try:
+            for piece in pieces:
+                rest = memoryview(piece)
+                while rest:
+                    rest = rest[os.write(fd, rest) :]
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
+        os.rename(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
+        os.fsync(folder)
+    except BaseException:
+        try:
+            os.unlink(draft, dir_fd=folder)
+        except OSError:
+            pass
+        raise
 
 
 def _make(name: str, folder: int) -> None:
