@@ -17,7 +17,7 @@ from mta.rules.inner import Declared, declare
 from mta.rules.transaction import Transaction
 from mta.rules.words import Tagged
 
-MOST = 10_000  # recipients
+MOST = 2000  # recipients to which rules may add others
 
 
 def taken(tx: Transaction, known: Sequence[Recipient]) -> list[Recipient]:

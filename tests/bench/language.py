@@ -34,7 +34,7 @@ TASKS = {
     "decode base64 (the last MB)": ('local p = mail:find("*.bin")\nassert(#p:bytes(p.size * 3 // 4 - 1100000) > 0)'),
     "decode text (the last MB)": 'local p = mail:find("text/plain")\nassert(#p:text(p.size - 1100000) > 0)',
     "replace": 'mail:find("*.bin"):replace("text/plain", "gone")',
-    "rename, footer, attach": 'mail:find("*.bin"):rename("x.bin")\nmail:footer("-- us")\nmail:attach("text/plain", "x")',
+    "rename, footer, attach": 'mail:find("*.bin"):rename("x")\nmail:footer("us")\nmail:attach("text/plain", "x")',
     "set one header": 'mail.headers:set("Subject", "other")',
     "enclose": 'mail:enclose("look")',
     "sign (S/MIME)": 'mail:sign("smime", "you@example.test")',
