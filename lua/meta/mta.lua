@@ -756,56 +756,6 @@ function discard() end
 ---@return mta.verdict
 function relay() end
 
----Whether one more (or `number` more; 0 only looks) is within a rate, "60/1h" being 60 in an hour, all workers together; if not, the seconds after which it would be.
----```lua
----local within, wait = rate("client/" .. mail.client.ip, "100/1m")
----if not within then return defer("450 4.7.1 Too many, wait " .. math.ceil(wait) .. " seconds") end
----assert(rate("x", "1/1h") and not rate("x", "1/1h"))
----```
----@param key mta.text
----@param rate mta.text
----@param number? integer
----@return boolean, number
-function rate(key, rate, number) end
-
----The name of this machine; mail.server is what we call ourselves.
----```lua
----assert(#hostname() > 0)
----```
----@return string
-function hostname() end
-
----A variable of the environment that [rules] env names.
----```lua
----local secret, why = env("NOT_NAMED")
----assert(secret == nil and why:find("rules"))
----```
----@param name mta.text
----@return string?, string?
-function env(name) end
-
----Whether this machine has an account of that name.
----```lua
----assert(user_exists("you") and not user_exists("nobody-of-that-name"))
----```
----@param name mta.text
----@return boolean
-function user_exists(name) end
-
----The settings, read-only: config.SECTION.NAME, your own in config.app. Durations are seconds, sizes bytes. Services, replies and passwords are not in it.
----```lua
----assert(config.smtp.max_size > 0 and config.app.owner == "postmaster@example.test")
----```
----@type table
-config = {}
-
----Replies by name, from the server and from [replies] in the settings: text for deny, defer and their kin.
----```lua
----if not mail.tls then return deny(replies.relay_denied) end
----```
----@type table
-replies = {}
-
 decode = {}
 
 ---A header value as the text it means, in UTF-8.
@@ -1432,6 +1382,56 @@ function time.weekday(when, zone) end
 ---@param zone? mta.text
 ---@return integer?, string?
 function time.hour(when, zone) end
+
+---Whether one more (or `number` more; 0 only looks) is within a rate, "60/1h" being 60 in an hour, all workers together; if not, the seconds after which it would be.
+---```lua
+---local within, wait = rate("client/" .. mail.client.ip, "100/1m")
+---if not within then return defer("450 4.7.1 Too many, wait " .. math.ceil(wait) .. " seconds") end
+---assert(rate("x", "1/1h") and not rate("x", "1/1h"))
+---```
+---@param key mta.text
+---@param rate mta.text
+---@param number? integer
+---@return boolean, number
+function rate(key, rate, number) end
+
+---The name of this machine; mail.server is what we call ourselves.
+---```lua
+---assert(#hostname() > 0)
+---```
+---@return string
+function hostname() end
+
+---A variable of the environment that [rules] env names.
+---```lua
+---local secret, why = env("NOT_NAMED")
+---assert(secret == nil and why:find("rules"))
+---```
+---@param name mta.text
+---@return string?, string?
+function env(name) end
+
+---Whether this machine has an account of that name.
+---```lua
+---assert(user_exists("you") and not user_exists("nobody-of-that-name"))
+---```
+---@param name mta.text
+---@return boolean
+function user_exists(name) end
+
+---The settings, read-only: config.SECTION.NAME, your own in config.app. Durations are seconds, sizes bytes. Services, replies and passwords are not in it.
+---```lua
+---assert(config.smtp.max_size > 0 and config.app.owner == "postmaster@example.test")
+---```
+---@type table
+config = {}
+
+---Replies by name, from the server and from [replies] in the settings: text for deny, defer and their kin.
+---```lua
+---if not mail.tls then return deny(replies.relay_denied) end
+---```
+---@type table
+replies = {}
 
 ---Ask [service.NAME] of the settings. `given`: text or part (a part's number) for its stdin, and values for the {names} in its arguments. The answer has code or signal, stdout, stderr, cut, timed_out, ms, and failed, which is empty unless its fault is to be ignored: with fault = "defer" or "deny" a fault ends the stage.
 ---```lua

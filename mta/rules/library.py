@@ -6,7 +6,7 @@ from mta.rules.word import Word, word
 
 
 def _library(signature: str, meaning: str, example: str) -> Word:
-    return word(signature, meaning, example, kind="library")
+    return word(signature, meaning, example, kind="library" if "(" in signature else "field")
 
 
 LIBRARY = [

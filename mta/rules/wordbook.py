@@ -40,9 +40,10 @@ def groups() -> dict[str, list[Word]]:
         of_mail = name in FIRST and FIRST.index(name)
         if name in FIRST:
             return 0, int(of_mail), ""
-        methods = any(one.kind in ("method", "field") for one in found[name])
-        library = all(one.kind == "library" for one in found[name])
-        return (3 if library else 1 if methods else 2), 0, name.lower()
+        kinds = {one.kind for one in found[name]}
+        if "library" in kinds and kinds <= {"library", "field"}:
+            return 3, 0, name.lower()
+        return (1 if kinds & {"method", "field"} and name != OWN else 2), int(name == OWN), name.lower()
 
     return {name: found[name] for name in sorted(found, key=place)}
 

@@ -74,7 +74,8 @@ class Words:
         self.types = mails - {""}
         self.roots = (roots | {"service"}) - self.types
         self.types |= {"string"} & set(self.members)
-        self.open = {home for home, own in self.members.items() if all(w.kind == "library" for w in own.values())}
+        luas = {home for home, own in self.members.items() if any(w.kind == "library" for w in own.values())}
+        self.open = {home for home in luas if all(w.kind in ("library", "field") for w in self.members[home].values())}
         fields = [one for one in words.values() if one.kind == "field" and one.name in self.members]
         self.alias = {one.results[0]: one.name for one in fields}  # "headers" -> "mail.headers"
 
