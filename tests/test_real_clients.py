@@ -70,13 +70,8 @@ def test_swaks_with_an_attachment(tmp_path: Path) -> None:
 @pytest.mark.needs("smtp-sink")
 def test_five_hundred_mails_from_smtp_source_to_smtp_sink(tmp_path: Path) -> None:
     port = next(free_ports(1))
-    # smtp-sink writes what it got into one file a mail
-    sink = subprocess.Popen(
-        ["/usr/sbin/smtp-sink", "-u", "nobody", "-d", str(tmp_path / "sunk-%M."), f"127.0.0.1:{port}", "100"]
-        if os.geteuid() == 0
-        else ["/usr/sbin/smtp-sink", "-d", str(tmp_path / "sunk-%M."), f"127.0.0.1:{port}", "100"]
-    )
-    tmp_path.chmod(0o777)
+    owner = ["-u", "nobody"] if os.geteuid() == 0 else []
+    sink = subprocess.Popen(["/usr/sbin/smtp-sink", *owner, f"127.0.0.1:{port}", "100"])
     config = f'[domain."demo.test"]\npath = "Maildir"\n[route."*"]\ntransport = "smtp"\nhost = "127.0.0.1:{port}"\n'
     try:
         with Server(tmp_path / "server", config) as server:
@@ -96,9 +91,8 @@ def test_many_recipients_and_a_refused_one(tmp_path: Path) -> None:
     config = '[domain."demo.test"]\nusers = "users.txt"\npath = "mail/{local_part}"\n'
     with Server(tmp_path, config) as server:
         with server.smtp() as client:
-            refused = client.sendmail(
-                "x@client.test", ["ann@demo.test", "eve@demo.test", "bob@demo.test"], "Subject: hi\n\nx\n"
-            )
+            to = ["ann@demo.test", "eve@demo.test", "bob@demo.test"]
+            refused = client.sendmail("x@client.test", to, "Subject: hi\n\nx\n")
         assert refused["eve@demo.test"][0] == 550
         for name in ("ann", "bob"):
             server.until(lambda name=name: list((tmp_path / "mail" / name / "new").glob("*")), f"{name} got nothing")
