@@ -112,6 +112,11 @@ class Rules:
         return rules
 
     @property
+    def labels(self) -> dict[Path, str]:
+        """What errors call each file that was read."""
+        return dict(self._labels)
+
+    @property
     def runtime(self) -> Runtime:
         """The Lua that transactions begin in now."""
         return self._runtime
