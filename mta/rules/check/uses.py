@@ -282,7 +282,7 @@ class Uses:
         """A global nobody has made: an error where it is called or indexed, for then it fails."""
         used = _used(node)
         near = api.nearest(name)
-        if name in self.words.types - {"string"}:
+        if name == "mail":
             what = f"there is no global {name}: a rule has it as its argument"
             advice = IN_A_RULE
         else:
