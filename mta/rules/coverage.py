@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from mta.rules.lines import Chunk
+from mta.rules.verdict import STAGES
+
+if TYPE_CHECKING:
+    from mta.rules.engine import Rules
 
 ABSOLUTE = -128  # a step of the line information that says: look it up (ldebug.h, ABSLINEINFO)
 # What the compiler gives an instruction to although nobody decides anything there: `end`, `else`, closing brackets.
@@ -77,6 +82,7 @@ class Coverage:
         self._asks: list[Callable[[], str]] = []
         self.rules: dict[tuple[str, str], str] = {}  # (stage, name) -> where
         self.spoke: set[tuple[str, str]] = set()
+        self.places: dict[str, Path] = {}  # where a file lies, by the name errors call it
 
     def ask(self, told: Callable[[], str]) -> None:
         self._asks.append(told)
@@ -91,17 +97,28 @@ class Coverage:
         if lines.source.startswith("@"):
             self._lines.setdefault(lines.source[1:], set()).update(lines.found)
 
-    def known(self, stage: str, rules: Iterable[tuple[str, str]]) -> None:
-        """There are these rules, as (name, where)."""
-        self.rules.update(((stage, name), where) for name, where in rules)
+    def add(self, rules: Rules) -> None:
+        """These are the rules that could speak."""
+        for stage in STAGES:
+            for file in ("", *rules.folders.files):
+                self.rules.update(((stage, name), where) for name, where in rules.listed(stage, file))
+        self.places.update({label: path for path, label in rules.labels.items()})
 
-    def files(self, text: Callable[[str], str]) -> list[File]:
-        """By name. `text(name)` is a file's text: lines on which nothing is decided are left out."""
+    @property
+    def silent(self) -> list[tuple[str, str, str]]:
+        """Rules that never were asked: (stage, name, where)."""
+        return [(stage, name, where) for (stage, name), where in self.rules.items() if (stage, name) not in self.spoke]
+
+    def files(self) -> list[File]:
+        """The files of rules by name, without the lines on which nothing is decided."""
         for told in self._asks:
             self._ran.update(told().split("\n"))
         found = []
         for name, numbers in sorted(self._lines.items()):
-            written = text(name).splitlines()
+            path = self.places.get(name)
+            if path is None:
+                continue
+            written = path.read_text("utf-8", "replace").splitlines()
             lines = frozenset(n for n in numbers if 0 < n <= len(written) and not _NOTHING.fullmatch(written[n - 1]))
             ran = frozenset(n for n in lines if f"{name}:{n}" in self._ran)
             found.append(File(name, lines, ran))

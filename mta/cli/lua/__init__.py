@@ -10,6 +10,7 @@ from typing import Any
 VERBS = {  # a file of this folder each, with arguments(parser) and run(given), imported only when asked for
     "repl": "try rules by hand, stage by stage",
     "run": "play a conversation or a mail through the rules",
+    "test": "run tests of rules: conversations, and tests written in Lua",
     "check": "read rules and say what is wrong with them",
     "stubs": "write what an editor needs to know the words",
     "doc": "what a word of the rule language means",

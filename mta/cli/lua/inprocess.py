@@ -29,7 +29,7 @@ from mta.message.message import Message
 from mta.message.reply import Reply
 from mta.net import deadline, offload, tls
 from mta.net.stream import Stream
-from mta.receive.door import Counts, Door
+from mta.receive.door import Counts, Door, plain
 from mta.receive.limits import Budget
 from mta.receive.session import Session
 from mta.rules import dialogue
@@ -131,10 +131,18 @@ def play(
         made = settings_for(told, made, found, Path(place), Path(folder or "."))
         world = world_for(told, trying.world_of(made))
         rules = Rules.load(made.rules, world, domains=list(made.domain), coverage=coverage)
-        return _play(told, made, rules, world, Path(place), way)
+        return _play(told, made, rules, world, Path(place), way, coverage)
 
 
-def _play(told: Dialogue, made: settings.Settings, rules: Rules, world: TrialWorld, place: Path, way: str) -> Played:
+def _play(
+    told: Dialogue,
+    made: settings.Settings,
+    rules: Rules,
+    world: TrialWorld,
+    place: Path,
+    way: str,
+    coverage: Coverage | None,
+) -> Played:
     spoken: list[Spoken] = []
     ours, theirs = socket.socketpair()
     player = Player(told, ours, way if way in told.ways else told.ways[0], trusting)
@@ -151,7 +159,7 @@ def _play(told: Dialogue, made: settings.Settings, rules: Rules, world: TrialWor
     )
     complaint, over = "", []
     with listening() as lines:
-        session = Session(door, Stream(theirs), told.one("client", CLIENT), 40000)
+        session = Session(door, Stream(theirs), plain(told.one("client", CLIENT)), 40000)
 
         def serve() -> None:
             session.run()
@@ -168,6 +176,9 @@ def _play(told: Dialogue, made: settings.Settings, rules: Rules, world: TrialWor
             _deliver(courier, spool)
         except DialogueError as error:
             complaint = str(error)
+    if coverage is not None:
+        coverage.add(rules)
+        coverage.spoke.update((one.stage, step.rule) for one in spoken for step in one.steps)
     events = [*lines, *({"event": event, **fields} for event, fields in world.events)]
     mails = [(spool_envelope(spool, envelope), content) for envelope, content in spool.mails]
     if not complaint:
