@@ -620,46 +620,61 @@ local function odd(value)
   fail("the rule returned a " .. what .. "; a rule returns a verdict such as deny(...), or nothing")
 end
 
--- Rules are counted through: those of main.lua, then those of the domain's file. An accept in main.lua ends its part,
--- and is the verdict if the domain's file has none.
-local function judge(r)
-  local facts, list, more = r.facts, rules[r.stage], r.more
-  local mail, tracing, main = M.object(facts), r.tracing, #list
-  local n, last = r.rule, r.last or main + (more and #more or 0)
-  while n <= last do
-    r.rule = n
-    local before = tracing and K.used(r)
-    local returned = (list[n] or more[n - main])(mail)
+local function ask(r, list, first, last, before) -- `before`: so many rules come before those of the list
+  local facts, tracing = r.facts, r.tracing
+  local mail = M.object(facts)
+  for n = first, last do
+    r.rule = n + before
+    local used = tracing and K.used(r)
+    local returned = list[n](mail)
     M.settle(facts)
     local said = returned ~= nil and (content[returned] or odd(returned))
     if tracing then
-      py.traced(r.number, n, said and said[1] or "next", K.used(r) - before)
+      py.traced(r.number, n + before, said and said[1] or "next", K.used(r) - used)
     end
     if said and said[1] ~= "next" then
-      if not more or n > main or said[1] ~= "accept" then
-        return said[1], said[2], said[3], n
-      end
-      r.accepted, n = { said, n }, main
+      return said[1], said[2], said[3], n + before
     end
-    n = n + 1
-  end
-  if r.accepted then
-    local said = r.accepted[1]
-    return said[1], said[2], said[3], r.accepted[2]
   end
 end
 
---- Let the rules of a stage speak, from the rule `first` on, or as far as `last`; `book`: the domain's file, if any.
-function X.start(number, stage, first, tracing, last, book)
+local function judge(r)
+  local list = rules[r.stage]
+  return ask(r, list, r.rule, r.last or #list, 0)
+end
+
+-- Rules are counted through: those of main.lua, then those of the domain's file. An accept in main.lua ends its part,
+-- and is the verdict if the domain's file has none.
+local function judge_both(r)
+  local list, more = rules[r.stage], books[r.book][r.stage] or {}
+  local main = #list
+  if r.rule <= main then
+    local kind, text, extra, rule = ask(r, list, r.rule, r.last or main, 0)
+    if r.last or (kind and kind ~= "accept") then
+      return kind, text, extra, rule
+    end
+    r.accepted, r.rule = kind and { kind, text, extra, rule }, main + 1
+  end
+  local kind, text, extra, rule = ask(r, more, r.rule - main, (r.last or main + #more) - main, main)
+  if not kind and r.accepted then
+    return unpack(r.accepted, 1, 4)
+  end
+  return kind, text, extra, rule
+end
+
+--- Let the rules of a stage speak, from the rule `first` on, or as far as `last`.
+function X.start(number, stage, first, tracing, last)
   local r = M.at(number, stage)
   r.stage, r.rule, r.tracing, r.last, r.used = stage, first, tracing, last, 0
-  if book then
-    r.more = books[book][stage]
-    r.accepted = first > 1 and r.accepted
-  elseif r.more ~= nil then
-    r.more, r.accepted = nil, nil
-  end
   return K.start(judge, r)
+end
+
+--- The same for main.lua and the `book`th of the domains' files.
+function X.start_both(number, stage, first, tracing, last, book)
+  local r = M.at(number, stage)
+  r.stage, r.rule, r.tracing, r.last, r.used = stage, first, tracing, last, 0
+  r.book, r.accepted = book, first > 1 and r.accepted
+  return K.start(judge_both, r)
 end
 
 --- For the trusted files that only a trial loads.

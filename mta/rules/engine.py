@@ -252,7 +252,8 @@ class Rules:
         elif side.runtime.used() > side.runtime.ceiling:  # nothing may be pushed near the limit of Lua's memory
             side.runtime.collect()
         side.tx, side.stage, side.place = tx, stage, PLACE[stage]
-        side.book = side.runtime.books.get(file) if file else None
+        if file or side.book:
+            side.book = side.runtime.books.get(file)
         try:
             side.show(tx)
             answer = self._start(side, tx, 1)
@@ -280,7 +281,9 @@ class Rules:
                 first = last = tx.alone
         INSIDE.depth += 1
         try:
-            return side.runtime.start(side.number, side.place, first, tx.tracing, last, side.book)
+            if side.book:
+                return side.runtime.start_both(side.number, side.place, first, tx.tracing, last, side.book)
+            return side.runtime.start(side.number, side.place, first, tx.tracing, last)
         finally:
             INSIDE.depth -= 1
 

@@ -306,7 +306,8 @@ class Runtime:
         self._tools: dict[str, Any] = {}
         self._tool = lambda text: load(text, kernel, mail, plain, box["inner"])
         self._cover = kernel["cover"]
-        self.start, self.step, self._drop = box["start"], kernel["step"], kernel["drop"]
+        self.start, self.start_both = box["start"], box["start_both"]
+        self.step, self._drop = kernel["step"], kernel["drop"]
         self.collect: Callable[[], None] = kernel["collect"]  # lupa's own needs the global that rules must not have
         box["facts"](*getattr(self.world, "facts", NOTHING).texts())
         for number, stage in enumerate(STAGES):
