@@ -103,6 +103,16 @@ def test_held_at_postq_until_a_time(house: House, hands: Hands) -> None:  # noqa
     assert house.rules.asked == ["postq"] and not house.spool.mails
 
 
+def test_a_clock_set_back_holds_nothing(house: House, hands: Hands) -> None:  # noqa: F811
+    def postq(tx: Transaction) -> None:
+        hands.now -= 100
+
+    house.rules = Said(postq=postq)
+    house.put("bob@far.test")
+    house.run(lambda: bool(house.told("delivered")))
+    assert not house.told("postponed") and not house.spool.mails
+
+
 def test_what_was_held_long_has_its_whole_time_for_tries(house: House, hands: Hands) -> None:  # noqa: F811
     began = clock.now()
     house.rules = Said(postq=lambda tx: setattr(way(tx), "until", began + 30 * 86400))

@@ -146,7 +146,7 @@ class Courier:
                 self._obey(Effect("discard"), verdict, "postq", envelope, envelope.recipients, nobody)
                 self._finish(envelope, message, nobody, postq=True)
                 return None
-            waits = decided.next_try > now
+            waits = facts.ways is not None and facts.ways.until > now
             if facts.edited or changed or values != envelope.vars or verdict.rule or facts.ways is not None:
                 self._commit(envelope.id, settle=[Settled(decided, content if changed else None, keep=not waits)])
             if waits:

@@ -38,7 +38,7 @@ from mta.net.offload import Batch
 PATIENCE = 30.0  # seconds
 FIRST_WAIT, LONGEST_WAIT = 0.02, 0.5
 STALE = 300.0
-CHUNK = 1 << 20
+CHUNK = 1 << 18
 
 BUSY = Reply(451, "4.2.0", "The mailbox is in use now")
 
