@@ -237,6 +237,7 @@ def test_a_full_disk_blocks_nobody_and_what_is_lost_is_counted(
 ) -> None:
     monkeypatch.setattr(logs, "ROOM", 3000)
     monkeypatch.setattr(logs, "RETRY", 0.05)
+    monkeypatch.setattr(logs, "SOON", 0.0)
     logs.in_child(settings.Log(to=[str(tmp_path / "a.log")]))
     sink = own_log.sink
     assert isinstance(sink, logs.Threaded)
@@ -251,7 +252,7 @@ def test_a_full_disk_blocks_nobody_and_what_is_lost_is_counted(
     for n in range(50):
         began = time.monotonic()
         own_log.event("stopped", pid=n)
-        gevent.sleep(0)
+        gevent.sleep(0.002)
         assert time.monotonic() - began < 1
     assert own_log.lost > 10
     full[0] = False
