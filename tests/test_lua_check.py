@@ -2,6 +2,7 @@
 
 import json
 import re
+import smtplib
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from mta.rules import check, example, wordbook
 from mta.rules.check import ERROR, WARNING, Finding, Source, files, patterns
 from mta.rules.engine import Rules, RulesError
 from mta.rules.verdict import STAGES
+from tests.daemon import Server
 from tests.rules_kit import Bench
 
 TREE = Path(__file__).parent.parent
@@ -392,3 +394,16 @@ def test_services_and_lists_of_the_configuration(tmp_path: Path) -> None:
         file.write('[service.scan]\ntype = "program"\narguments = ["/bin/true"]\n')
     assert mta("lua", "check", cwd=tmp_path, code=0).endswith("rules: fine\n")
     assert mta("config", "check", cwd=tmp_path, code=0).endswith("fine\n")
+
+
+def test_a_reload_checks_first(tmp_path: Path) -> None:
+    with Server(tmp_path, rules=rule("return next()")) as server:
+        server.rules(rule("return deny(mail.recipent)"))
+        said = server.reload(code=1)
+        assert "main.lua:2: mail.recipent does not exist (did you mean mail.recipient?)" in said
+        server.send()
+        server.until(lambda: len(server.mails()) == 1, "no mail came")
+        server.rules(rule("return deny()"))
+        server.reload()
+        with pytest.raises(smtplib.SMTPRecipientsRefused):
+            server.send()

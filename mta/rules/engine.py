@@ -31,9 +31,9 @@ from lupa import lua54
 from mta import log, resources, settings
 from mta.message.reply import Refused
 from mta.rules import answers, api, content_words, exporting, mail_words, routing, verdict
-from mta.rules.inner import Inner, in_thread
 from mta.rules.coverage import Coverage
 from mta.rules.folders import MAIN, FolderError, Folders
+from mta.rules.inner import Inner, in_thread
 from mta.rules.sandbox import BROKEN, DONE, LARGEST, PLACE, Runtime, Side, answered, handed, said
 from mta.rules.transaction import Asked, Transaction
 from mta.rules.verdict import BUSY, NEXT, Verdict
@@ -220,7 +220,7 @@ class Rules:
             for path, (_, text) in self._kept.items()
             if not path.is_relative_to(ours)
         ]
-        errors = [one for one in check.look(sources, self._words) if one.level == check.ERROR]
+        errors = check.errors(sources, self._words)
         if errors:
             first, more = errors[0], len(errors) - 1
             what = f"{first.what} ({first.advice})" + f'; "mta lua check" shows {more} more' * (more > 0)

@@ -17,7 +17,7 @@ files       all of a folder: loaded, and each file looked at
 What cannot be told from the text (a name built at run time, a table handed about) is left to the run: no false errors.
 """
 
-from mta.rules.check.look import is_rules, look
+from mta.rules.check.look import errors, is_rules, look
 from mta.rules.check.tree import ERROR, WARNING, Finding, Source
 
-__all__ = ["ERROR", "WARNING", "Finding", "Source", "is_rules", "look"]
+__all__ = ["ERROR", "WARNING", "Finding", "Source", "errors", "is_rules", "look"]

@@ -420,5 +420,6 @@ def _used(node: Node) -> bool:
 
 
 def walk(tree: Tree, words: Words) -> Uses:
-    """Look twice: the first time to learn what is assigned further down."""
-    return Uses(tree, words, Uses(tree, words).walk()).walk()
+    """Look once, and where something is assigned that may mean more than one thing once more, knowing that."""
+    first = Uses(tree, words).walk()
+    return Uses(tree, words, first).walk() if first.changed or first.globals or first.named else first
