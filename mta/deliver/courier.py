@@ -39,6 +39,7 @@ from mta.rules.verdict import NEXT, Verdict
 from mta.spool.schedule import Schedule
 from mta.spool.spool import Mail, Settled, Spool
 
+LARGE = 1 << 20  # bytes of a mail that is copied off the loop
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds between tries of a commit
 NOTHING: frozenset[str] = frozenset()
 
@@ -113,7 +114,7 @@ class Courier:
         for destination, group in self._router.groups(envelope.recipients):
             content, verdict, ways = message, NEXT, None
             if rules is not None and "delivery" in stages:
-                content = message.copy()
+                content = copied(message)
                 verdict, facts = self._ask(rules, "delivery", envelope, content, group)
                 said, ways = effect(verdict, bounces=envelope.ours or self._bounces), facts.ways
                 if said.kind != "go":
@@ -129,7 +130,7 @@ class Courier:
 
     def _postq(self, rules: Rules, envelope: Envelope, message: Message) -> Mail | None:
         """The mail as the rules of postq want it, or None: they ended the attempt."""
-        content = message.copy()
+        content = copied(message)
         verdict, facts = self._ask(rules, "postq", envelope, content, envelope.recipients)
         changed, values, now = content.edited, facts.vars, clock.now()
         decided = replace(envelope, vars=values, postq=True, accepted=envelope.accepted or verdict.kind == "faccept")
@@ -438,6 +439,11 @@ class Courier:
 def _file(rules: Rules, envelope: Envelope) -> str:
     """The domain's file that speaks after main.lua: as when the mail came in, if it is still there."""
     return rules.folders.file(envelope.direction, envelope.domain) if rules.folders else ""
+
+
+def copied(message: Message) -> Message:
+    """One for rules to change. Where they have changed the body before, all of it is copied."""
+    return message.copy() if len(message.raw) <= LARGE else offload.run(message.copy)
 
 
 def local_trouble(what: str) -> Refused:
