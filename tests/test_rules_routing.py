@@ -7,6 +7,7 @@ from rules_kit import Bench, rule
 
 from mta.message.address import Address
 from mta.message.envelope import Envelope, Recipient, Route
+from mta.rules import example
 from mta.rules.routing import LONGEST, Ways, read, when
 
 BOXES = ["/srv/mail", "/srv/archive/"]
@@ -131,3 +132,11 @@ def test_not_before_rcpt(tmp_path: Path) -> None:
     bench = Bench(tmp_path, rule('mail:route("mx")', "mail"))
     bench.run("mail")
     assert "mail.route" in bench.failure.replace(":route", ".route")
+
+
+def test_a_trace_shows_no_password(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, rule('mail:route("smtp://ann:secret@far.test")'))
+    tx = example.transaction("rcpt")
+    tx.tracing = True
+    bench.run("rcpt", tx)
+    assert tx.trace[0].asked[0].arguments[0] == "smtp://ann:***@far.test"

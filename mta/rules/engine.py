@@ -408,8 +408,8 @@ class Rules:
             log.bug(error)
             tag, found = "none", "the server failed"
         if tx.tracing and word not in side.runtime.inner:  # what is done to the mail is nobody's answer
-            given = tuple(one for one in arguments if one is not None)
-            side.asked.append(Asked(word, given, found, (time.perf_counter() - began) * 1e6))
+            took = (time.perf_counter() - began) * 1e6
+            side.asked.append(Asked(word, routing.shown(word, arguments), found, took))
         return tag, handed(found)
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sequence
 from typing import Any
 
 from mta import settings
@@ -134,7 +134,10 @@ class RecordedWorld:
         return work(*args)
 
     def keep(self, base: str, names: Sequence[str], name: str, pieces: Sequence[bytes | memoryview]) -> None:
-        """A replay leaves no files."""
+        """A replay leaves no files behind."""
+
+    def apart(self, work: Callable[..., Any], *args: Any) -> Any:
+        return work(*args)
 
     def pause(self, seconds: float) -> None:
         self.time += seconds

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from mta import settings
 from mta.message import target
@@ -175,6 +176,12 @@ def _ways(tx: Transaction) -> Ways:
     if tx.ways is None:
         tx.ways = Ways()
     return tx.ways
+
+
+def shown(word: str, arguments: Sequence[Any]) -> tuple[Any, ...]:
+    """What a word was given, as a trace may show it: without the password of a way."""
+    given = (one for one in arguments if one is not None)
+    return tuple(target.masked(one) if word == ROUTE.name and isinstance(one, str) else one for one in given)
 
 
 def bound(settings: settings.Rules) -> dict[str, OfMail]:
