@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mta import settings
@@ -132,9 +132,6 @@ class RecordedWorld:
 
     def within(self, seconds: float, work: Callable[..., Any], *args: Any) -> Any:
         return work(*args)
-
-    def keep(self, base: str, names: Sequence[str], name: str, pieces: Sequence[bytes | memoryview]) -> None:
-        """A replay leaves no files behind."""
 
     def apart(self, work: Callable[..., Any], *args: Any) -> Any:
         return work(*args)
