@@ -31,6 +31,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
     "Try": {
         "lua": Verb("check rules, and read about every word they can be written with", loop=("repl", "run", "test")),
         "send": Verb("send a mail to the server"),
+        "replay": Verb("try rules on captured sessions or stored mail: what would they decide otherwise"),
     },
     "Set up": {
         "config": Verb("check, show, explain and print the configuration"),

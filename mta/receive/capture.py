@@ -29,6 +29,7 @@ import msgspec
 
 from mta import log
 from mta import settings as settings_of
+from mta.message.address import Address
 from mta.message.headers import end_of
 from mta.message.reply import Refused
 from mta.net import clock, offload
@@ -117,8 +118,8 @@ def _header(content: bytes) -> bytes:
 class Watched:
     """Rules that are heard. They seem to have rules at every stage, so that they are always asked."""
 
-    def __init__(self, rules: Rules, record: Record) -> None:
-        self._rules, self._record = rules, record
+    def __init__(self, rules: Rules, record: Record, domains: Any = None) -> None:
+        self._rules, self._record, self._domains = rules, record, domains
         self.stages = ALL
 
     def __getattr__(self, name: str) -> Any:
@@ -131,6 +132,8 @@ class Watched:
         asked: list[Any] = []
         recipient = str(tx.recipient) if tx.recipient is not None and stage == "rcpt" else ""
         recipients = [str(one) for one in tx.recipients] if stage in ("data", "preq") else []
+        if recipient and tx.recipient is not None:
+            self._know(tx.recipient)
         verdict = NEXT
         if stage in self._rules.stages_of(tx.file):
             with noting(asked):
@@ -155,6 +158,14 @@ class Watched:
         }
         self._record.verdicts.append({name: value for name, value in entry.items() if value or name == "kind"})
         return verdict
+
+    def _know(self, recipient: Address) -> None:
+        """What the server knows of a recipient, though a rule may refuse it before anybody asks."""
+        try:
+            if self._domains is not None and self._domains.find(recipient.domain) is not None:
+                self._domains.knows(recipient)
+        except Refused:
+            pass
 
 
 class _Domains:
@@ -191,7 +202,7 @@ class _Door:
     def rules(self) -> Any:
         rules = self._door.rules()
         if self._watched is None or self._watched[0] is not rules:
-            self._watched = rules, Watched(rules, self._record)
+            self._watched = rules, Watched(rules, self._record, self.domains)
         return self._watched[1]
 
 
