@@ -17,6 +17,8 @@ NAME = re.compile(r"[!-9;-~]+")  # RFC 5322 2.2: printable ASCII but the colon
 _START = re.compile(rb"([!-9;-~]+)[ \t]*:")  # RFC 5322 4.5 allowed white space before the colon
 _BREAK = re.compile(r"(?<=[^ \t]) (?=[ \t]*[^ \t])")
 MAX_FIELDS = 10_000
+LONGEST = 1 << 20  # bytes of a header in which fields are looked for
+STEP = 1 << 20  # bytes searched at once: a thread that does it lets others run in between
 SHORT = 65_536  # bytes of a header that is looked through rather than indexed for one field
 
 
@@ -32,7 +34,7 @@ class Field(NamedTuple):
 def index(raw: Raw, end: int) -> list[Field]:
     """The fields of raw[:end], `end` being where the last field's CRLF ends. A line that is no field is named ""."""
     fields: list[Field] = []
-    head = bytes(raw[:end])
+    head = bytes(raw[: min(end, LONGEST)])
     find, match, at = head.find, _START.match, 0
     while at < end:
         stop = find(b"\r\n", at)
@@ -40,6 +42,9 @@ def index(raw: Raw, end: int) -> list[Field]:
         while head[stop : stop + 1] in (b" ", b"\t"):
             stop = find(b"\r\n", stop)
             stop = end if stop < 0 else stop + 2
+        if len(head) <= stop and len(head) < end:  # another bomb, passed on in the same way
+            fields.append(Field("", at, end, None))
+            break
         start = match(head, at, stop)
         fields.append(Field(start[1].decode("ascii").lower() if start else "", at, stop, None))
         at = stop
@@ -64,6 +69,15 @@ def _search(raw: Raw, low: bytes, wanted: bytes) -> bytes | None:
     return None
 
 
+def _find_empty(raw: Raw, start: int, stop: int) -> int:
+    """Where the CRLF before the first empty line stands, or -1."""
+    for at in range(start, stop, STEP):
+        found = raw.find(b"\r\n\r\n", at, min(at + STEP + 3, stop))
+        if found >= 0:
+            return found
+    return -1
+
+
 def edges(raw: Raw, start: int, stop: int) -> tuple[int, int]:
     """(where the header ends, where the body begins) in raw[start:stop].
 
@@ -72,7 +86,7 @@ def edges(raw: Raw, start: int, stop: int) -> tuple[int, int]:
     """
     if raw[start : min(start + 2, stop)] == b"\r\n":
         return start, start + 2
-    empty = raw.find(b"\r\n\r\n", start, stop)
+    empty = _find_empty(raw, start, stop)
     end = stop if empty < 0 else empty + 2
     at, count = start, 0
     while at < end and count < MAX_FIELDS:
