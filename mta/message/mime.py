@@ -23,7 +23,7 @@ import re
 from collections.abc import Iterator
 
 from mta.message import charsets, encodings, multipart, parameters
-from mta.message.headers import Headers, edges, write
+from mta.message.headers import LONGEST, Headers, edges, write
 from mta.message.layout import Layout, Raw
 from mta.message.multipart import Budget, Line
 
@@ -216,6 +216,8 @@ class Part:
 
     def _split(self) -> None:
         kind = self.type
+        if self._end - self._start > LONGEST:
+            self.flaw = "the header is too long"
         embedded = kind in ("message/rfc822", "message/global")
         if self.headers.count("content-type") > 1:
             self.flaw = "two Content-Type fields"
