@@ -58,6 +58,12 @@ EVENTS: dict[str, Event] = {
     ),
     # rules
     "rule_failed": Event("error", "session mail stage rule where error traceback", "A rule raised an error."),
+    "judged": Event(
+        "debug",
+        "session mail stage file rules asked changed",
+        "The rules of a stage spoke: `rules` are [name, where, verdict, microseconds] in order; `asked` are [word, "
+        "what was given, answer]; `changed` is what they did to the mail.",
+    ),
     "rules_loaded": Event("info", "version files", "New rules are in force."),
     "rules_rejected": Event("error", "error", "New rules could not be loaded; the old ones stay."),
     "rule_log": Event("info", "session mail stage rule where topic message", "A rule said something."),

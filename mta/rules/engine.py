@@ -32,13 +32,16 @@ from mta import log, resources, settings
 from mta.message.reply import Refused
 from mta.rules import answers, api, content_words, exporting, mail_words, routing, verdict
 from mta.rules.coverage import Coverage
+from mta.rules.facts import NOTHING
 from mta.rules.folders import MAIN, FolderError, Folders
+from mta.rules.hearer import Hearer
 from mta.rules.inner import Inner, in_thread
 from mta.rules.sandbox import BROKEN, DONE, LARGEST, PLACE, Runtime, Side, answered, handed, said
 from mta.rules.transaction import Asked, Transaction
 from mta.rules.verdict import BUSY, NEXT, Verdict
 from mta.rules.world import INSIDE, Slow, World
 
+DEBUG = log.LEVELS["debug"]
 PATIENCE = 5.0  # seconds a new transaction waits for memory
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
 _PLACE = re.compile(r"(\S+?\.lua|\S+):([0-9]+): (.*)", re.S)
@@ -220,7 +223,7 @@ class Rules:
             for path, (_, text) in self._kept.items()
             if not path.is_relative_to(ours)
         ]
-        errors = check.errors(sources, self._words)
+        errors = check.errors(sources, {**self._words, **check.named(getattr(self.world, "facts", NOTHING))})
         if errors:
             first, more = errors[0], len(errors) - 1
             what = f"{first.what} ({first.advice})" + f'; "mta lua check" shows {more} more' * (more > 0)
@@ -254,6 +257,7 @@ class Rules:
         side.tx, side.stage, side.place = tx, stage, PLACE[stage]
         if file or side.book:
             side.book = side.runtime.books.get(file)
+        hearer = Hearer(tx) if log.log.level <= DEBUG else None
         try:
             side.show(tx)
             answer = self._start(side, tx, 1)
@@ -269,6 +273,8 @@ class Rules:
             return verdict.failure(self.settings.on_error, "", "")
         finally:
             side.tx = None
+            if hearer is not None:
+                self.world.log("judged", **hearer.heard(stage))
             if side.over:
                 side.close()
 
