@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import socket
 import tomllib
 from collections.abc import Iterator
@@ -81,20 +82,42 @@ def listener(told: Dialogue, certificate: tuple[str, str] | None) -> settings.Li
 def rules(told: Dialogue, folder: Path) -> Any:
     if told.one("slow") == "greeting":
         return PythonRules(connect=lambda _: gevent.sleep(0.2))
-    text = told.one("rules")
+    text = main(told)
     if not text and not told.all("file"):
         return PythonRules()
     (folder / "rules").mkdir(exist_ok=True)
     (folder / "rules" / "main.lua").write_text(text)
     files(told, folder)
     wanted = settings.Rules(path=str(folder / "rules"), domains=str(folder / "domains"))
-    return Rules.load(wanted, World(zone(told)), domains=sections(told, folder)["domain"])
+    lists = {name[6:]: text for name, text in given_files(told) if name.startswith("lists/")}
+    world = World(zone(told), lists=lists)
+    return Rules.load(wanted, world, domains=sections(told, folder)["domain"])
+
+
+def main(told: Dialogue) -> str:
+    """The text of main.lua: from the dialogue, or from a file of ours that it names."""
+    text = told.one("rules")
+    return shipped(text) if re.fullmatch(r"\S+\.lua", text) else text
+
+
+def shipped(name: str) -> str:
+    return (FOLDER.parent.parent / name).read_text("utf-8")
+
+
+def given_files(told: Dialogue) -> Iterator[tuple[str, str]]:
+    """Name and text of every `with file`."""
+    for given in told.all("file"):
+        name, same, of = given.partition(" = ")
+        if same and "\n" not in name:
+            yield name, shipped(of)
+        else:
+            name, _, text = given.partition("\n")
+            yield name, text
 
 
 def files(told: Dialogue, folder: Path) -> None:
     """Write the `with file` ones."""
-    for given in told.all("file"):
-        name, _, text = given.partition("\n")
+    for name, text in given_files(told):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
 
@@ -200,7 +223,7 @@ def test_dialogue_with_the_real_server(
     with FakeDns(zone(told)) as dns:
         config = configuration(told, tmp_path, certificate, dns.server)
         files(told, tmp_path)
-        with Server(tmp_path, config, told.one("rules") or None) as server:
+        with Server(tmp_path, config, main(told) or None) as server:
             play_real(told, server)
 
 

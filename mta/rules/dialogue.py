@@ -5,7 +5,8 @@
     with client 192.0.2.1             where the client comes from       with listener submission
     with dns a.test TXT "v=spf1 -all" an answer of the name servers     with rules conf/rules/main.lua
     with rules                        ... or the rules themselves, in the indented lines that follow
-    with file domains/a.test/incoming.lua    the same for another file of the administrator's
+    with file lists/known.txt         another file of the administrator's, in the lines that follow
+    with file rules/fallback.lua = lua/examples/anti-relay.lua    ... or that one
     play lines bytes                  only in these ways; by default lines, bytes and pipelined
 
     S: 220 mx.example.test *          what the server says; * stands for anything
@@ -117,7 +118,7 @@ def parse(text: str, name: str = "dialogue") -> Dialogue:
             made.steps.append(Step(number, line[:2].rstrip(":"), line[3:]))
         elif word == "with":
             first, _, value = rest.strip().partition(" ")
-            if (first == "rules" and not value) or first == "file":
+            if (first == "rules" and not value) or (first == "file" and " = " not in value):
                 of, block = value.strip(), []
             else:
                 made.given.append((first, value.strip()))

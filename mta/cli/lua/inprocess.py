@@ -261,6 +261,9 @@ def rules_for(told: Dialogue, made: settings.Rules, place: Path, folder: Path) -
         made = dataclasses.replace(made, path=str(place / "rules"), domains=str(place / "domains"))
     for one in files:
         name, _, content = one.partition("\n")
+        name, same, of = name.partition(" = ")
+        if same:
+            content = (folder / of).read_text("utf-8")
         if ".." in Path(name).parts or Path(name).is_absolute():
             raise DialogueError(f"{told.name}: with file {name}: it lies elsewhere")
         (place / name).parent.mkdir(parents=True, exist_ok=True)
