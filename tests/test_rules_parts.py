@@ -449,3 +449,27 @@ def test_random_mails(tmp_path: Path) -> None:
         assert bench.failures == [], seed
         assert tx.message is not None and bytes(tx.message) == raw
         tx.close()
+
+
+@pytest.mark.parametrize(
+    "line", [b"Content-Disposition: attachment;" + b"\r\n a=b;" * 300_000, b"X: " + b"x" * 2_000_000]
+)
+def test_a_header_of_megabytes(line: bytes, tmp_path: Path) -> None:
+    """It is passed on as it came, the part says so, and nobody waits while it is unfolded."""
+    raw = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nContent-Type: text/html\r\n" + line
+    raw += b"\r\nContent-Type: text/plain\r\n\r\nbody\r\n--b--\r\n"
+    body = 'local p = mail:part("1")\nassert(p.flaw == "the header is too long" and p.type == "text/html")'
+    _, after = judged(tmp_path, body + '\nassert(p:text() == "body" and #p.headers:raw() <= 1048576)', raw)
+    assert after == raw
+    _, after = judged(tmp_path, 'mail:part("1").headers:set("Content-Type", "text/csv")', raw)
+    assert after == raw.replace(b"text/html", b"text/csv")
+
+
+def test_a_thousand_parts(tmp_path: Path) -> None:
+    raw = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + b"--b\r\n\r\nx\r\n" * 1500 + b"--b--\r\n"
+    look = (
+        "local n = 0\nfor part in mail:parts() do if part.filename or part:text(1, 100) == 'x' then n = n + 1 end end\n"
+    )
+    b, after = judged(tmp_path, look + 'print(n, mail:part("").flaw)', raw)
+    assert b.messages == ["1000\ttoo many parts"]
+    assert after == raw

@@ -17,9 +17,16 @@ on.preq("no programs by mail", function(mail)
   end
 end)
 
+local SUSPICIOUS = {
+  ["too deep"] = true,
+  ["too many parts"] = true,
+  ["too long to split"] = true,
+  ["the header is too long"] = true,
+}
+
 on.preq("what cannot be read waits", function(mail)
   for part in mail:parts() do
-    if part.flaw == "too deep" or part.flaw == "too many parts" or part.flaw == "too long to split" then
+    if SUSPICIOUS[part.flaw or ""] then
       return quarantine("unreadable")
     end
   end
