@@ -18,6 +18,7 @@ What cannot be told from the text (a name built at run time, a table handed abou
 """
 
 from mta.rules.check.look import errors, is_rules, look
+from mta.rules.check.names import named
 from mta.rules.check.tree import ERROR, WARNING, Finding, Source
 
-__all__ = ["ERROR", "WARNING", "Finding", "Source", "errors", "is_rules", "look"]
+__all__ = ["ERROR", "WARNING", "Finding", "Source", "errors", "is_rules", "look", "named"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from mta import settings
 from mta.rules import facts
 from mta.rules.check.look import is_rules, look
+from mta.rules.check.names import named
 from mta.rules.check.tree import ERROR, WARNING, Finding, Source, Tree
 from mta.rules.engine import Rules, RulesError
 from mta.rules.lists import Lists
@@ -37,7 +38,7 @@ def findings(
     """
     world = FakeWorld(services=dict.fromkeys(services or {}, FakeService(Answer(code=0))))
     world.lists, world.facts = Lists([rules.lists]), known or facts.of(settings.Settings())
-    words = {**WORDS, **{f"service.{name}": WORDS["service.NAME"] for name in services or {}}}
+    words = {**WORDS, **named(world.facts), **{f"service.{name}": WORDS["service.NAME"] for name in services or {}}}
     found, loaded = [], set[Path]()
     try:
         loaded = set(Rules.load(rules, world, checked=False, domains=domains).files)

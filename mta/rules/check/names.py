@@ -7,11 +7,13 @@ mail.recipients makes its variable an address. A local that is assigned again me
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import NamedTuple
 
 from tree_sitter import Node
 
-from mta.rules.word import Word
+from mta.rules.facts import Facts
+from mta.rules.word import Word, word
 
 PLAIN = {"_G", "_VERSION"}
 
@@ -58,6 +60,15 @@ class Scopes:
         return next((block[name] for block in reversed(self._blocks) if name in block), None)
 
 
+def named(known: Facts) -> dict[str, Word]:
+    """The members of `replies` and `config`, which the settings name; none where one could not be declared."""
+    made: dict[str, Word] = {}
+    for home, names, type in (("replies", known.replies, "string"), ("config", known.config, "table")):
+        if all(name.isidentifier() for name in names):
+            made |= {f"{home}.{name}": word(f"{home}.{name}: {type}", "Of the settings.", "") for name in names}
+    return made
+
+
 class Words:
     """The declared words, by what they belong to. `services`: any service may exist, the settings are not known."""
 
@@ -71,7 +82,8 @@ class Words:
                     self.members.setdefault(home, {})[last] = one
         mails = {home for home, own in self.members.items() if all(w.kind in ("field", "method") for w in own.values())}
         roots = {name.partition(".")[0] for name in words if ":" not in name or "." in name.partition(":")[0]}
-        self.types = mails - {""}
+        tables = {name for name, one in words.items() if one.kind == "field" and name.isidentifier() and name != "mail"}
+        self.types = mails - {""} - tables
         self.roots = (roots | {"service"}) - self.types
         self.types |= {"string"} & set(self.members)
         luas = {home for home, own in self.members.items() if any(w.kind == "library" for w in own.values())}
@@ -91,6 +103,11 @@ class Words:
             return UNKNOWN
         one = self.members.get(home, {}).get(key)
         return None if one is None else Means(one, self.home(one))
+
+    def near(self, home: str, key: str) -> list[str]:
+        """The member that was meant, if there is one like it."""
+        found = get_close_matches(key, self.members.get(home, {}), 1, 0.5)
+        return found if home == "on" else [self.members[home][one].name for one in found]
 
     def home(self, one: Word) -> str:
         """Where the members of a field's value are declared."""

@@ -319,7 +319,8 @@ class Uses:
 
     def unknown(self, node: Node, field: Node, base: Means, key: str) -> None:
         """A member nobody has declared. Of Lua's own tables it may be asked for, and is nil."""
-        what, _, near = api.unknown(base.home, key, None).partition("; ")
+        what = api.unknown(base.home, key, None).partition("; ")[0]
+        near = "".join(f"did you mean {one}?" for one in self.words.near(base.home, key))
         advice = near or f'"mta lua doc {base.home}" lists what there is'
         if base.home == "on":
             what, advice = what.partition(" (")[0], near or f"the stages are {', '.join(STAGES)}"
