@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,7 +82,8 @@ class TrialWorld:
     """`dns` is {"name": {"TYPE": ["record"] or "why nobody can tell"}}, `answers` what services say, by name.
 
     `events` is what was logged, `called` which services were asked. `live` makes the real world: DNS, services, clock
-    and accounts are then asked there unless something was made up; the store stays in memory.
+    and accounts are then asked there unless something was made up; the store stays in memory. `named` are services that
+    are not in the settings, but rules ask them.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class TrialWorld:
         keys: str = "",
         live: Callable[[], World] | None = None,
         facts: Facts = NOTHING,
+        named: Collection[str] = (),
     ) -> None:
         self.facts = facts
         self.dns: dict[str, dict[str, list[str] | str]] = {}
@@ -100,7 +102,7 @@ class TrialWorld:
         self.texts = Texts(rules.lists if rules else "")
         self.lists: Lists | GivenLists = GivenLists(self.texts)
         self.keys = Keys(keys) if keys else Keys({})
-        self._settings = dict(services or {})
+        self._settings, self._named = dict(services or {}), frozenset(named)
         self._make_live, self._live = live, None if live is None else False
         self._real: World | None = None
         self.time: float | None = NOW  # None: that of the real clock
@@ -115,7 +117,7 @@ class TrialWorld:
         self.services = self._services()
 
     def _services(self) -> Services:
-        names = self._settings.keys() | self.answers.keys()
+        names = self._settings.keys() | self.answers.keys() | self._named
         given: dict[str, Service] = {name: StandIn(name, self) for name in names}
         return Services(self._settings, given, self.log)
 

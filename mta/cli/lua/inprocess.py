@@ -129,7 +129,7 @@ def play(
     """Play a dialogue under these settings. `folder`: where its paths begin. Raises RulesError, DialogueError."""
     with TemporaryDirectory(prefix="mta-") as place:
         made = settings_for(told, made, found, Path(place), Path(folder or "."))
-        world = world_for(told, trying.world_of(made))
+        world = world_for(told, trying.world_of(made, found))
         rules = Rules.load(made.rules, world, domains=list(made.domain), coverage=coverage)
         return _play(told, made, rules, world, Path(place), way, coverage)
 

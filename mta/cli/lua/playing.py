@@ -115,7 +115,7 @@ def spoken_record(one: Spoken) -> dict[str, Any]:
 
 def mail(given: argparse.Namespace, message: Message) -> int:
     made, found = trying.settings_of(given, given.rules)
-    world = trying.world_of(made)
+    world = trying.world_of(made, found)
     words = {name[4:]: value for name, value in vars(given).items() if name.startswith("say_") and value is not None}
     facts = trying.envelope_of(message) | trying.session(words)
     sketch = dataclasses.replace(trying.sketch_of(made, found), message=message, **facts)

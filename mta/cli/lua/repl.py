@@ -20,7 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace) -> int:
     made, found = trying.settings_of(given, given.rules)
-    world = trying.world_of(made)
+    world = trying.world_of(made, found)
     try:
         trial = Trial(trying.loader(made, world, found), world, trying.sketch_of(made, found))
     except RulesError as error:

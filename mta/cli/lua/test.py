@@ -158,7 +158,7 @@ def script(given: argparse.Namespace, path: Path, runner: Rules, coverage: Cover
     made, found = trying.settings_of(given, given.rules or (None if given.config else nearest(path)))
     load: Callable[..., Callable[[], Rules]] = lambda world: trying.loader(made, world, found, coverage)  # noqa: E731
     return scripts.Script(
-        path, runner, lambda: trying.world_of(made), load, lambda: trying.sketch_of(made, found), coverage
+        path, runner, lambda: trying.world_of(made, found), load, lambda: trying.sketch_of(made, found), coverage
     )
 
 

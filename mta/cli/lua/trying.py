@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import datetime
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,11 @@ def settings_for(given: argparse.Namespace, told: Dialogue) -> tuple[settings.Se
         return settings.Settings(rules=settings.Rules(path="")), False
 
 
-def world_of(made: settings.Settings) -> TrialWorld:
-    """A made-up world for these settings; the real one is there for who asks for it."""
+def world_of(made: settings.Settings, found: bool) -> TrialWorld:
+    """A made-up world for these settings; the real one is there for who asks for it.
+
+    Without a configuration every service that rules name is one.
+    """
 
     def live() -> Any:
         from mta.net.dns import Resolver
@@ -81,7 +85,15 @@ def world_of(made: settings.Settings) -> TrialWorld:
         return LiveWorld(Resolver(made.dns), made.rules, None, made.service, made.keys.path, facts.of(made))
 
     keys = made.keys.path if os.path.isdir(made.keys.path) else ""
-    return TrialWorld(made.rules, made.service, keys, live, facts.of(made))
+    return TrialWorld(made.rules, made.service, keys, live, facts.of(made), () if found else _services(made.rules))
+
+
+def _services(made: settings.Rules) -> set[str]:
+    names: set[str] = set()
+    for folder in (made.path, made.domains):
+        for path in Path(folder).rglob("*.lua") if folder else ():
+            names |= set(re.findall(r"\bservice\s*\.\s*(\w+)", path.read_text("utf-8", "replace")))
+    return names
 
 
 def loader(
