@@ -36,6 +36,43 @@ taken, an address is too. A word that *waits* asks the outside: the other mails 
 
 """
 
+FILES = """\
+Files
+-----
+
+``rules/main.lua`` is asked first, at every stage of every mail; then one file of a domain of ours:
+``domains/NAME/incoming.lua``, ``outgoing.lua`` or ``internal.lua`` (the setting ``rules.domains``). A domain
+without a folder of its own finds that of the next domain above it; ``rules/fallback.lua`` speaks only where the
+folder or the file is missing. ``accept`` in main.lua ends main.lua's part only; ``faccept``, and every other
+verdict, ends both.
+
+=============  =============  ==========================  ===========  ===============
+the client is  the sender is  the recipient is            direction    whose folder
+=============  =============  ==========================  ===========  ===============
+a stranger     anybody        anybody                     incoming     the recipient's
+ours           ours           ours, with the same folder  internal     the sender's
+ours           ours           anybody else                outgoing     the sender's
+ours           not ours       ours                        incoming     the recipient's
+ours           not ours       not ours                    outgoing     nobody's
+=============  =============  ==========================  ===========  ===============
+
+A client is ours when it has logged in or is trusted. For the null sender stands the domain of the user's name, if
+it has one. At connect, helo and authenticate only main.lua is asked, and at mail only main.lua and outgoing.lua (or
+fallback.lua), for there the recipient is not known.
+
+A mail has one set of rules. A stranger's recipient under other rules than the first one's is answered 452 4.5.3 and
+comes again. The mail of our own people is split instead: rcpt and data ask the rules of everybody in question (one
+no at data is a no to the command), preq is run for every copy before anything is stored. If one is deferred the
+client hears that, and nothing is stored; if all are denied it hears the first denial; if some are, these come back
+to the sender as a bounce. Each copy has an id of its own and the mail's as ``mail.origin``, its own vars and
+header, and keeps its file's rules for postq and delivery. What faccept, quarantine and discard say at rcpt holds
+for the recipients under the same rules.
+
+A folder must belong to a domain of the settings or to one above it, and no other Lua files may lie in it: what no
+mail would ever meet is an error. ``require`` finds modules in ``rules/``, ``domains/`` and the library.
+
+"""
+
 TITLES = {
     "mail": "The mail",
     "mail.headers": "The header",
@@ -48,7 +85,7 @@ TITLES = {
 
 def page() -> str:
     """The file lua/REFERENCE.rst."""
-    out = [HEAD]
+    out = [HEAD + FILES]
     for title, words in wordbook.groups().items():
         out += _heading(TITLES.get(title, title), "-")
         out += [line for one in words for line in _word(one)]
