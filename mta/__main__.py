@@ -27,6 +27,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
     "Look": {
         "log": Verb("read the log (-f follows it)"),
         "queue": Verb("mail that waits"),
+        "why": Verb("what happened to a mail, a session or a refusal, and why"),
     },
     "Try": {
         "lua": Verb("check rules, and read about every word they can be written with", loop=("repl", "run", "test")),

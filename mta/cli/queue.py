@@ -13,6 +13,7 @@ from typing import Any
 from mta.cli import telling
 from mta.daemon.control import Line
 from mta.net.frames import CallFailed, Unavailable
+from mta.settings import Settings
 
 DONE = {"hold": "held", "release": "released", "retry": "tried again", "delete": "deleted"}
 MEANINGS = {
@@ -145,6 +146,23 @@ class _Resting:
     def body(self, id: str) -> Iterator[bytes] | None:
         found = self._mail(id)
         return found and iter(found[1].pieces())
+
+
+def known(settings: Settings, id: str) -> dict[str, Any] | None:
+    """One mail that waits, as `show` tells it; None: there is no such mail. Raises Failed."""
+    found: dict[str, Any] | None
+    line = _line(settings.server.run)
+    if line is None:
+        found = _Resting(settings.spool.path).show(id)
+        return found
+    with line:
+        try:
+            found = _Running(line).show(id)
+            return found
+        except Unavailable as error:
+            raise telling.Failed(str(error), telling.NOT_REACHABLE) from None
+        except CallFailed as error:
+            raise telling.Failed(error.text, telling.FINDING) from None
 
 
 # -- looking -----------------------------------------------------------------------------------------------------------
