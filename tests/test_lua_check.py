@@ -213,6 +213,7 @@ def test_a_misspelt_field_in_a_function_of_ones_own() -> None:
         rule('print(mail.recipient .. "x", tostring(mail.sender):lower():find("^a+$"))'),
         rule('print(mail.helo:find(")"), mail.helo:find("[", 1, true))'),
         rule("print(replies.relay_denied, config.server.name, config.domain[mail.sender.domain], config.app.mine)"),
+        rule("local _ENV = { dns = {} }\nx = 1\ndns.lokup(whatever.x)"),
         rule("print(_G, _VERSION, utf8.charpattern)"),
         "limit = 5\nfunction helper(mail) return mail.client.ip, limit end\n" + rule("print(helper(mail), limit)"),
         'for _, stage in ipairs{"mail", "rcpt"} do on[stage]("a", function(mail) end) end',

@@ -43,11 +43,15 @@ class Finding(NamedTuple):
 
 
 class Tree:
-    """A file that was read. `whole` is False when Lua will not take it, or it is too deep."""
+    """A file that was read. `whole` is False when Lua will not take it, or it is too deep.
+
+    `other_globals`: it speaks of _ENV, so nobody can tell what a global is.
+    """
 
     def __init__(self, source: Source) -> None:
         self.source, self.bytes = source, source.text.removeprefix(b"\xef\xbb\xbf")
         self.root = Parser(_LUA).parse(self.bytes.translate(_ASCII)).root_node
+        self.other_globals = b"_ENV" in self.bytes
         self.whole = not self.root.has_error and not _deep(self.root)
 
     def text(self, node: Node) -> str:

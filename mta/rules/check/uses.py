@@ -137,7 +137,7 @@ class Uses:
         if local is not None:
             self.changed.add(local.node.start_byte)
             return
-        if self.place.loading:
+        if self.place.loading or self.tree.other_globals:
             self.globals.add(name)
         elif self.place.stages is not None:
             what = f"a rule cannot assign the global {name}"
@@ -268,7 +268,7 @@ class Uses:
         local = self.scopes.find(name)
         if local is not None:
             return local.means
-        if name in self.globals or name in PLAIN:
+        if name in self.globals or name in PLAIN or self.tree.other_globals:
             return UNKNOWN
         if name == "on" and not self.tree.source.rules:
             self.tell(node, ERROR, "a module has no on", "let it return a function, and write the rule in a rule file")
