@@ -306,4 +306,4 @@ def test_cut_while_adopting() -> None:
 
 @pytest.mark.long
 def test_cut_while_adopting_long() -> None:
-    adoptions(seed=6, commits=120, every=25, inner=1)
+    adoptions(seed=6, commits=120, every=40, inner=2)
