@@ -443,3 +443,16 @@ def test_the_server_and_its_queue(tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / "domains")
         server.reload()
         server.send(sender="a@b.test", to="you@demo.test")
+
+
+def test_the_queue_asks_the_file_a_mail_came_in_with(tmp_path: Path) -> None:
+    """Also when a rule has sent it elsewhere since: what the client asked for decides, and is kept with the mail."""
+    own = rule("preq", 'mail:replace_recipient(mail.recipients[1], "you@elsewhere.example")')
+    own += rule("postq", 'mail:route("discard") log.info("postq of " .. tostring(mail.recipients[1]))')
+    write(tmp_path, **{"demo.test/incoming": own})
+    with Server(tmp_path, CONFIG, "-- nothing") as server:
+        server.send(sender="a@b.test", to="you@demo.test")
+        server.until(lambda: server.events("rule_log"), "postq was not asked")
+        (said,) = server.events("rule_log")
+        assert said["message"] == "postq of you@elsewhere.example"
+        assert said["where"] == "domains/demo.test/incoming.lua:2"

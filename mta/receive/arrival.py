@@ -27,6 +27,7 @@ from mta.spool.spool import Body, Mail
 if TYPE_CHECKING:
     from mta.receive.judge import Said
     from mta.receive.session import Session
+    from mta.rules.folders import Scope
 
 PIECE = 1 << 20  # bytes handed to a body file at once
 
@@ -134,13 +135,14 @@ class Arrival:
         if judge.apart:
             return Copies(self, message).keep()
         self.sign(envelope, message)
+        scope = judge.scope_of(session, envelope.recipients)
         if "preq" in judge.rules.stages_of(judge.file):
             judge.facts(session).message = message
         said = session.ask("preq")
         if self.stream.reset:
             raise Gone("the connection was reset")
         fate = judge.fated
-        if not self.decide(envelope, fate):
+        if not self.decide(envelope, fate, scope):
             self.report("discarded", envelope, fate, None)
             return said or replies.DISCARDED
         envelope.vars = judge.vars
@@ -152,7 +154,7 @@ class Arrival:
         self.report("accepted", envelope, fate, reply)
         return reply
 
-    def decide(self, envelope: Envelope, fate: Said | None) -> bool:
+    def decide(self, envelope: Envelope, fate: Said | None, scope: Scope) -> bool:
         """What lasting verdicts mean for the envelope. False: nothing is to be kept of it."""
         kind = fate.verdict.kind if fate is not None else ""
         if kind == "discard" or not envelope.recipients:  # or rules took out everybody
@@ -160,7 +162,6 @@ class Arrival:
         if kind == "quarantine" and fate is not None:
             envelope.held = f"quarantine {fate.verdict.folder}".rstrip()
         envelope.accepted = kind == "faccept"
-        scope = self.session.judge.scope_of(self.session, envelope.recipients)
         envelope.direction, envelope.domain = scope.direction, scope.domain
         return True
 

@@ -25,6 +25,7 @@ from mta.message.reply import Reply
 from mta.net.stream import Gone
 from mta.receive import replies
 from mta.receive.judge import Judged, Said
+from mta.rules.folders import Scope
 from mta.spool.spool import Mail
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Copy(NamedTuple):
 
     envelope: Envelope
     message: Message
+    scope: Scope
     fate: Said | None
     said: Reply | None = None
     no: Judged | None = None
@@ -54,11 +56,11 @@ class Copies:
         if self.session.stream.reset:
             raise Gone("the connection was reset")
         denied = [copy for copy in copies if copy.no is not None]
-        if denied and (len(denied) == len(copies) or not self.arrival.envelope.sender):
+        if denied and (len(denied) == len(copies) or not all(copy.envelope.sender for copy in denied)):
             assert denied[0].no is not None
             raise denied[0].no
         taken = [copy for copy in copies if copy.no is None]
-        kept = [copy for copy in taken if self.arrival.decide(copy.envelope, copy.fate)]
+        kept = [copy for copy in taken if self.arrival.decide(copy.envelope, copy.fate, copy.scope)]
         bounces = [self.bounce(copy) for copy in denied]
         if kept or bounces:
             self.arrival.door.spool.commit(add=[Mail(copy.envelope, copy.message) for copy in kept] + bounces)
@@ -92,7 +94,7 @@ class Copies:
     def copy(self, file: str, recipients: list[Recipient]) -> Copy:
         """Make one copy, and ask as if it were the mail."""
         session, judge, whole = self.session, self.judge, self.arrival.envelope
-        known = judge.mail
+        known, scope = judge.mail, judge.scope_of(session, recipients)
         envelope = replace(whole, id=self.number(), origin=whole.id, recipients=recipients)
         message = self.message.copy()
         self.arrival.sign(envelope, message)
@@ -105,7 +107,7 @@ class Copies:
         except Judged as no:
             if no.reply.temporary:
                 raise
-            return Copy(envelope, message, None, no=no)
+            return Copy(envelope, message, scope, None, no=no)
         finally:
             envelope.vars = judge.vars
             if judge.mail is not None and known is not None:
@@ -113,7 +115,7 @@ class Copies:
                     judge.mail.ways.write(envelope, envelope.arrived)
                 judge.mail.close()
                 judge.mail = known
-        return Copy(envelope, message, judge.fated, said)
+        return Copy(envelope, message, scope, judge.fated, said)
 
     def number(self) -> str:
         self.session.numbers += 1

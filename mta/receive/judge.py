@@ -59,7 +59,8 @@ class Judge:
     """One connection's dealings with the rules."""
 
     __slots__ = (
-        "apart", "connection", "door", "fate", "fates", "file", "mail", "origin", "rules", "scopes", "standing",
+        "apart", "connection", "door", "fate", "fates", "file", "mail", "origin", "rules", "scopes", "sender",
+        "standing",
     )  # fmt: skip
 
     def __init__(self, door: Door) -> None:
@@ -72,12 +73,13 @@ class Judge:
         self.fate: Said | None = None  # said up to MAIL: for the whole mail
         self.fates: dict[str, Said] = {}  # said later: for the recipients under the rules of this file
         self.file = ""  # the domain's file that speaks now, after main.lua
+        self.sender = NULL  # as the client said it, whatever rules make of it
         self.scopes: dict[Address, Scope] = {}  # of the recipients taken
         self.apart = False  # they have different files
 
     def begin(self, sender: Address, client: Client) -> None:
         """A mail begins, under the rules now in force; it keeps them to its end."""
-        self.rules, self.fate = self.door.rules(), self.standing
+        self.rules, self.fate, self.sender = self.door.rules(), self.standing, sender
         folders = self.rules.folders
         if folders:
             ours = client.trusted or bool(client.user)
@@ -174,17 +176,19 @@ class Judge:
 
     def scope(self, session: Session, recipient: Address) -> Scope:
         """What the folders choose for a recipient."""
-        envelope = session.envelope
-        assert envelope is not None
-        user, find = session.client.user, self.door.domains.find
-        return self.rules.folders.scope(envelope.ours, envelope.sender, user, recipient, find)
+        client, find = session.client, self.door.domains.find
+        ours = client.trusted or bool(client.user)
+        return self.rules.folders.scope(ours, self.sender, client.user, recipient, find)
 
     def scope_of(self, session: Session, recipients: list[Recipient]) -> Scope:
-        """That of recipients under the same rules: outgoing if one of them is, else the first one's."""
-        found, ours = None, session.client.trusted or session.client.user
+        """That of recipients under the same rules: outgoing if one of them is, else the first one's.
+
+        Whom rules brought in meets the rules of the first.
+        """
+        found, known, ours = None, self.scopes, session.client.trusted or session.client.user
+        first = next(iter(known.values())) if known else None
         for recipient in recipients:
-            address = recipient.address
-            scope = self.scopes.get(address) or self.scope(session, address)
+            scope = known.get(recipient.address, first) or self.scope(session, recipient.address)
             if found is None or (scope.direction == "outgoing" and found.direction != "outgoing"):
                 found = scope
             if scope.direction == "outgoing" or not ours:

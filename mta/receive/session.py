@@ -322,6 +322,8 @@ class Session:
             recipients.append(Recipient(taken, recipient if taken is not recipient else None))
             if judge.mail is not None:
                 judge.mail.recipients.append(taken)
+        if scope is None and taken is not recipient:
+            scope = judge.scope(self, recipient)  # else who was asked for would be forgotten
         if scope is not None:
             judge.took(scope, recipients)
         return said or replies.RECIPIENT_OK
