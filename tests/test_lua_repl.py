@@ -91,6 +91,16 @@ def test_on_a_terminal(place: Path) -> None:
     assert "20 + 22" in (place / "state" / "mta" / "history").read_text()
 
 
+def test_the_signature_below_the_line_is_that_of_the_call_one_is_in() -> None:
+    from mta.cli.lua import terminal
+
+    for text in ("mail.headers:get", "mail.headers:get(", "x = mail.headers:get('a"):
+        found = terminal.word_before(text)
+        assert found is not None
+        assert found.signature == "mail.headers:get(name: string) -> string?"
+    assert terminal.word_before("nothing(") is None
+
+
 # -- in a pipe --------------------------------------------------------------------------------------------------------
 
 
