@@ -7,6 +7,8 @@
 --             a rule that returns nothing leaves the decision to the next one
 --
 -- Save this file and the next mail meets the new rules. A rule that fails delays its mail and tells the log.
+-- Rules of one domain stand in domains/NAME/incoming.lua, outgoing.lua and internal.lua, and are asked after these:
+-- lua/REFERENCE.rst, "Files".
 
 on.rcpt("nobody reads noreply", function(mail)
   if mail.recipient.local_part == "noreply" then
