@@ -21,13 +21,23 @@ from mta.rules.world import World
 Answer = Callable[..., Any]
 
 
+class _Chance(random.Random):
+    """Everything drawn comes from the world; a class that has only random() draws whole numbers from it too."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        super().__init__()
+
+    def random(self) -> float:
+        return self._world.random()
+
+
 class Asking:
     """What the words that need more than their arguments know."""
 
     def __init__(self, world: World, settings: settings.Rules) -> None:
         self.world, self.settings = world, settings
-        self.chance = random.Random()
-        self.chance.random = world.random  # type: ignore[method-assign]
+        self.chance = _Chance(world)
 
     # -- dns ---------------------------------------------------------------------------------------------------------
 
