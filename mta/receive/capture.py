@@ -131,7 +131,7 @@ class Watched:
     def run(self, stage: str, tx: Transaction) -> Verdict:
         asked: list[Any] = []
         recipient = str(tx.recipient) if tx.recipient is not None and stage == "rcpt" else ""
-        recipients = [str(one) for one in tx.recipients] if stage in ("data", "preq") else []
+        recipients = [str(one) for one in tx.recipients] if stage not in ("mail", "rcpt") else []
         if recipient and tx.recipient is not None:
             self._know(tx.recipient)
         verdict = NEXT
@@ -144,6 +144,7 @@ class Watched:
         entry = {
             "stage": stage,
             "mail": tx.mail_id,
+            "origin": tx.origin,
             "recipient": recipient,
             "recipients": recipients,
             "file": tx.file,

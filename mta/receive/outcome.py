@@ -18,6 +18,7 @@ from mta.receive import command
 
 Key = tuple[int, int]  # (MAIL command, its RCPT command), from 0; -1: there was none
 LASTING = ("faccept", "quarantine", "discard")
+REFUSING = ("deny", "defer", "reply")
 
 
 class Outcome(NamedTuple):
@@ -57,16 +58,12 @@ def pairs(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[Outcome, Outco
     whole = before.pop((-1, -1))
     if not before:
         return [(whole, session)]
-    last: Outcome | None = None
+    last = next(reversed(after.values()), session)
+    end = last if last.kind in ("deny", "defer") else session
     made = []
     for key, outcome in before.items():
-        found = after.get(key)
-        if found is None:
-            found = (last if last is not None and last.kind in ("deny", "defer") else session)._replace(
-                mail=outcome.mail, sender=outcome.sender, recipient=outcome.recipient
-            )
-        last = found
-        made.append((outcome, found))
+        about: dict[str, Any] = {"mail": outcome.mail, "sender": outcome.sender, "recipient": outcome.recipient}
+        made.append((outcome, after[key] if key in after else end._replace(**about)))
     return made
 
 
@@ -82,6 +79,8 @@ class _Reading:
         self.mails = self.recipients = -1  # the number of the command under way
         self.id = self.sender = ""
         self.number = 0  # of the last mail that got an id
+        judged = [verdict for verdict in self.verdicts if verdict["stage"] == "mail"]
+        self.ids = {verdict.get("mail", ""): verdict["kind"] in REFUSING for verdict in judged}  # in order
         self.taken: list[Key] = []
         self.files: dict[Key, str] = {}
 
@@ -107,11 +106,10 @@ class _Reading:
             if no:
                 self.blocked = self.whole = self._refused("connect", reply)
         elif verb in ("EHLO", "HELO"):
-            judged = self._rule("helo")
-            self.blocked = None
-            if no and judged is not None:
+            if no and self._rule("helo") is not None:
                 self.blocked = self.whole = self._refused("helo", reply)
             elif not no:
+                self.blocked = None
                 self.whole = self._lasting(self.whole, lambda verdict: verdict["stage"] in ("connect", "helo"))
         elif verb == "MAIL":
             self._mail(rest, reply, no)
@@ -131,16 +129,22 @@ class _Reading:
         except Refused:
             self.sender = rest
         self.mails, self.recipients, self.taken = self.mails + 1, -1, []
-        judged = any(
-            v["stage"] == "mail" and v.get("mail") == ids.mail(self.session, self.number + 1) for v in self.verdicts
-        )
-        if not no or judged:
-            self.number += 1
-        self.id = ids.mail(self.session, self.number) if not no or judged else ""
+        self.id = self._next_id(no)
         about = Outcome(mail=self.id, sender=self.sender, short=True)
         self.blocked = before or (self._refused("mail", reply, about) if no else None)
         outcome = self.blocked._replace(mail=self.id, sender=self.sender) if self.blocked is not None else about
         self.found[self.mails, -1] = self._lasting(outcome, self._of_mail) if not no else outcome
+
+    def _next_id(self, no: bool) -> str:
+        """The id of the mail that begins: the next one rules were asked about, else the next number; "": none."""
+        ids_left = iter(self.ids.items())
+        id, refused = next(ids_left, ("", False))
+        if no and not refused:
+            return ""
+        if id:
+            del self.ids[id]
+        self.number += 1
+        return id or ids.mail(self.session, self.number)
 
     def _rcpt(self, rest: str, reply: str, no: bool) -> None:
         if self.mails < 0:
@@ -194,7 +198,7 @@ class _Reading:
         """The last verdict of a stage on this mail and recipient; if `refusing`, the last that said no."""
         found = None
         for verdict in self.verdicts:
-            if verdict["stage"] != stage or (refusing and verdict["kind"] not in ("deny", "defer", "reply")):
+            if verdict["stage"] != stage or (refusing and verdict["kind"] not in REFUSING):
                 continue
             if about is not None and verdict.get("mail", "") != about.mail:
                 continue
@@ -231,9 +235,12 @@ class _Reading:
         if stage == "rcpt":
             return verdict["kind"] in LASTING and self._of_file(verdict, key)
         if stage in ("data", "preq"):
-            named = [v for v in self.verdicts if v["stage"] == stage and outcome.recipient in v.get("recipients", ())]
-            return verdict in named if named else mail == self.id
-        return stage in ("postq", "delivery") and mail == self.id
+            here = [v for v in self.verdicts if v["stage"] == stage and self.id in (v.get("mail"), v.get("origin"))]
+            named = [v for v in here if outcome.recipient in v.get("recipients", ())]
+            return verdict in (named or [v for v in here if v.get("mail") == self.id])
+        if stage in ("postq", "delivery"):
+            return mail == self.id or (verdict.get("origin") == self.id and outcome.recipient in verdict["recipients"])
+        return False
 
 
 def _by(verdict: dict[str, Any], outcome: Outcome, reply: str) -> Outcome:

@@ -53,7 +53,7 @@ class RecordedWorld:
         self.facts, self.keys = facts, Keys(keys or {})
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.unknown: list[str] = []
-        self.services = _Services(self, every)
+        self.services: Services = _Services(self, every)
         self.lists: Any = GivenLists(lists) if lists is not None else _Lists(self)
         self.rates: Any = _Rates(self)
         self.turn_to([], 0.0)
