@@ -62,8 +62,8 @@ def rules(body: str) -> Rules:
 
 
 class Ticking:
-    """A greenlet that wants its turn every millisecond; `worst` is the longest it had to wait, in ms, and `busy` how much
-    of that this thread was at work: the rest is other threads' hold on the interpreter, and other programs."""
+    """A greenlet that wants its turn every millisecond; `worst` is the longest it had to wait, in ms, and `busy` how
+    much of that this thread was at work: the rest is other threads' hold on the interpreter, and other programs."""
 
     def __enter__(self) -> "Ticking":
         self.worst, self.busy, self.going = 0.0, 0.0, True
@@ -168,7 +168,7 @@ def main() -> None:
             worst.append(ticking.worst)
             busy.append(ticking.busy)
         print(
-            f"{name:30} {sorted(worst)[1]:6.1f} ms (worst of three {max(worst):5.1f}, of that at work {max(busy):5.1f}), "
+            f"{name:30} {sorted(worst)[1]:6.1f} ms (worst {max(worst):5.1f}, of that at work {max(busy):5.1f}), "
             f"done in {min(took):6.0f} ms"
         )
     print(f"largest size of the process    {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10:6} MB")
