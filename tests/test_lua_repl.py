@@ -111,15 +111,7 @@ def test_a_mail_is_run_through_the_rules(place: Path) -> None:
     assert "    not reached never  (main.lua:9)" in said
     assert 'dns.listed("192.0.2.1", "list.test") -> nil' in said
     assert "nobody made up dns 1.2.0.192.list.test A" in said
-    assert (
-        said.splitlines()[-3:]
-        == [
-            "result  delivered",
-            "  rcpt         accept      welcome  (main.lua:7)",
-            "  preq         next        tag  (main.lua:11)",
-        ]
-        or "result  delivered" in said
-    )
+    assert said.splitlines()[-2:] == ["result  delivered", "  rcpt         accept      welcome  (main.lua:7)"]
 
 
 def test_a_made_up_world(place: Path) -> None:
@@ -209,9 +201,7 @@ def test_every_command_has_its_line(place: Path) -> None:
 
 
 def test_doc(place: Path) -> None:
-    assert "A domain's name servers" in repl(place, ":doc dns.lookup\n") or "dns.lookup(name: string" in repl(
-        place, ":doc dns.lookup\n"
-    )
+    assert repl(place, ":doc dns.lookup\n").startswith("dns.lookup(name: string, type?: string)")
     assert "did you mean" in repl(place, ":doc dns.lokup\n", 2)
 
 

@@ -266,7 +266,7 @@ def test_coverage_counts_the_lines_that_ran(place: Path) -> None:
     assert told["rules"] == 4
     assert told["silent"] == []
     (main,) = told["files"]  # type: ignore[misc]
-    # 2 5 6 7 11 12 13 15 19 20 21 22 25 28 29 30: on the others nobody decides anything (`end`, `else`, `local function`)
+    # 2 5 6 7 11 12 13 15 19 20 21 22 25 28 29 30: on the others nobody decides (`end`, `else` and the like)
     assert main == {"file": "main.lua", "lines": 16, "missed": [30]}
 
 

@@ -6,6 +6,8 @@
     with dns a.test TXT "v=spf1 -all" an answer of the name servers     with rules conf/rules/main.lua
     with rules                        ... or the rules themselves, in the indented lines that follow
     with file lists/known.txt         another file of the administrator's, in the lines that follow
+    with service clamav code=1 stdout="FOUND"    what a service answers     with clock 2026-01-01T10:00:00Z
+    with list blocked.txt b.test             entries of a list               with store mails 3
     with file rules/fallback.lua = lua/examples/anti-relay.lua    ... or that one
     play lines bytes                  only in these ways; by default lines, bytes and pipelined
 
