@@ -158,6 +158,16 @@ def test_we_verify_what_we_sign_with_a_chain(people) -> None:
     assert not found.ok and "unable to get local issuer" in found.reason
 
 
+def test_the_program_signs_large_mails(people, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(off_loop, "LARGE", 0)
+    for who in ("alice", "bob", "carol"):
+        made = off_loop.sign(PART, people[who])
+        found = off_loop.verify(bytes(made), [people["root"].certificate])
+        assert found.ok and bytes(found.content) == PART, who
+    with pytest.raises(ValueError, match="cannot be signed"):
+        off_loop.sign(PART, people["carol"]._replace(key=people["alice"].key))
+
+
 def test_bad_signatures(people) -> None:
     root = [people["root"].certificate]
     good = bytes(smime.sign(PART, people["alice"]))

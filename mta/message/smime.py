@@ -143,12 +143,22 @@ def _usable(certificate: x509.Certificate, *uses: str, at: float | None) -> None
 
 def sign(entity: bytes, who: Identity, at: float | None = None) -> Entity:
     """A multipart/signed of the entity (RFC 8551 3.5.3), the signature detached. `at`: the time, for the date check."""
-    _usable(who.certificate, "digital_signature", "content_commitment", at=at)
-    content = canonical(bytes(sturdy(read(entity))))
+    content = content_to_sign(entity, who, at)
     made = pkcs7.PKCS7SignatureBuilder().set_data(content).add_signer(who.certificate, who.key, hashes.SHA256())
     for certificate in who.chain:
         made = made.add_certificate(certificate)
     der = made.sign(serialization.Encoding.DER, [pkcs7.PKCS7Options.DetachedSignature, pkcs7.PKCS7Options.Binary])
+    return with_signature(content, der)
+
+
+def content_to_sign(entity: bytes, who: Identity, at: float | None = None) -> bytes:
+    """What is signed, in a form that survives its way. Raises ValueError if that certificate cannot sign."""
+    _usable(who.certificate, "digital_signature", "content_commitment", at=at)
+    return canonical(bytes(sturdy(read(entity))))
+
+
+def with_signature(content: bytes, der: bytes) -> Entity:
+    """The multipart/signed of a content and its detached signature."""
     return signed(content, _attached(der, SIGNATURES[0], "smime.p7s"), SIGNATURES[0], "sha-256", PREAMBLE)
 
 

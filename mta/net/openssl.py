@@ -68,6 +68,18 @@ def verify(
     return Verified(False, why, offload.run(read, content or b""))
 
 
+def sign(content: bytes, who: Identity) -> bytes:
+    """A detached signature as DER. Raises ValueError, Unavailable."""
+    command: list[str | File] = ["openssl", "cms", "-sign", "-binary", "-md", "sha256", "-outform", "DER"]
+    command += ["-signer", File(smime.pem(who.certificate)), "-inkey", File(smime.pem(who.key))]
+    if who.chain:
+        command += ["-certfile", File(smime.pem(*who.chain))]
+    ended = _run(command, content)
+    if ended.code != 0:
+        raise ValueError(f"it cannot be signed with the key of {smime.name(who.certificate)}: {_why(ended)}")
+    return ended.stdout
+
+
 def encrypt(content: bytes, recipients: Sequence[x509.Certificate]) -> bytes:
     """The enveloped content as DER, for RSA and EC keys. Raises ValueError, Unavailable."""
     command: list[str | File] = ["openssl", "cms", "-encrypt", "-binary", "-aes256", "-outform", "DER"]

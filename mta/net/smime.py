@@ -1,8 +1,8 @@
 """S/MIME with nothing heavy on the loop: a thread for what `cryptography` does, the `openssl` program for the rest.
 
-`cryptography` keeps the interpreter to itself while it encrypts (1.6 ms for each MB), so large mails go to the program
-too, if it is there. Functions take and return what message/smime.py does; all park the greenlet, raise ValueError for
-what is wrong with mail, key or certificate, and openssl.Unavailable.
+`cryptography` keeps the interpreter to itself while it encrypts or signs (1.6 ms for each MB), so large mails go to the
+program too, if it is there. Functions take and return what message/smime.py does; all park the greenlet, raise
+ValueError for what is wrong with mail, key or certificate, and openssl.Unavailable.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ LARGE = 2 << 20  # bytes
 
 
 def sign(entity: bytes, who: Identity, at: float | None = None) -> Entity:
-    return offload.run(smime.sign, entity, who, at)
+    if len(entity) <= LARGE or not openssl.there():
+        return offload.run(smime.sign, entity, who, at)
+    content = offload.run(smime.content_to_sign, entity, who, at)
+    return offload.run(smime.with_signature, content, openssl.sign(content, who))
 
 
 def encrypt(entity: bytes, recipients: Sequence[x509.Certificate], at: float | None = None) -> Entity:

@@ -23,7 +23,10 @@ from mta import settings  # noqa: E402
 from mta.message.headers import Headers, end_of  # noqa: E402
 from mta.message.message import Message  # noqa: E402
 from mta.net import offload  # noqa: E402
-from mta.rules import example  # noqa: E402
+from mta.rules import (  # noqa: E402
+    example,
+    protection,  # noqa: F401  a worker has it before the first mail
+)
 from mta.rules.engine import Rules  # noqa: E402
 
 LINES = [f"X-Field-{n}: {'value ' * 20}".encode() for n in range(28)]
