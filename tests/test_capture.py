@@ -208,3 +208,13 @@ def test_smtplib_is_served_as_ever(tmp_path: Path) -> None:
     with Here(tmp_path) as server, smtplib.SMTP("127.0.0.1", server.port, timeout=10) as client:
         client.sendmail("a@b.test", ["you@example.test", "me@example.test"], "Subject: x\r\n\r\n..\r\n.\r\n")
         assert server.mails[0][1].endswith(b"Subject: x\r\n\r\n..\r\n.\r\n")
+
+
+def test_a_session_that_a_stop_ends_is_written_too(tmp_path: Path) -> None:
+    with Server(tmp_path, "[capture]\nsample = 1.0\n", RULES) as server:
+        client = server.smtp()
+        client.ehlo("me.test")
+        assert server.stop() == 0
+        client.close()
+    (made,) = captures(tmp_path / "captures")
+    assert made["transcript"][-1][0] == "S" and made["transcript"][-1][1].startswith("421 ")

@@ -118,6 +118,15 @@ def test_the_content_is_what_it_was(bench: Bench) -> None:
     assert one.reply == "550 5.7.1 .one_..two_._end_"
 
 
+def test_a_large_mail(bench: Bench) -> None:
+    """Its words are answered in a thread."""
+    lua = rule(
+        "preq", 'for part in mail:parts() do if #part:text() > 500000 then return deny("550 5.7.1 Large") end end'
+    )
+    large = "Subject: large\r\n\r\n" + ("0123456789" * 7 + "\r\n") * 10_000
+    assert bench.kinds(lua, record(*ONE, mails=(large,))) == [(YOU, "deny", "preq")]
+
+
 def test_a_session_that_is_ended_has_one_fate(bench: Bench) -> None:
     """The recorded client went on; here it is hung up on."""
     old = bench.play("", record(*TWO, mails=(MAIL,)))

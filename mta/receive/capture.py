@@ -375,7 +375,12 @@ class Capture:
 def hear(session: Session, record: Record, done: Callable[[Record], None]) -> None:
     """From now on this session is noted in `record`; `done` is called with it at the end."""
     door: Any = _Door(session.door, record)
-    tap: Any = Tap(session.stream, record, done)
+
+    def ended(record: Record) -> None:
+        record.client = session.client  # who it turned out to be
+        done(record)
+
+    tap: Any = Tap(session.stream, record, ended)
     session.judge = Judge(door)
     session.door, session.stream = door, tap
 
