@@ -11,7 +11,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
-from test_lua_repl import environment, mta
+from test_lua_repl import TREE, environment, mta
 
 RULES = """\
 local function archived(address)
@@ -250,6 +250,29 @@ def test_junit(place: Path) -> None:
     assert (suite.get("tests"), suite.get("failures")) == ("5", "1")
     (failure,) = suite.findall("./testcase[@name='one']/failure")
     assert "expected '250 <&', got '550 5.7.1 Closed'" in (failure.text or "")
+
+
+def test_every_dialogue_of_our_own_is_a_test_for_everyone() -> None:
+    done = mta(TREE, "lua", "test", "tests/dialogues")
+    failed = [line for line in done.stdout.splitlines() if "FAIL" in line]
+    assert (failed, done.returncode) == ([], 0), done.stdout
+    assert done.stdout.count("  ok   ") == len(list((TREE / "tests" / "dialogues").glob("*.smtp")))
+
+
+def test_a_dialogue_brings_its_rules_and_its_world_along(place: Path) -> None:
+    (place / "tests" / "talk.smtp").write_text(
+        "with service scan code=1 stdout='Eicar'\nwith list blocked.txt b.example\nwith store mails 3\n"
+        "with clock 2026-01-01T10:00:00+00:00\nwith tls optional\nwith rules\n"
+        '    on.mail("all", function(mail)\n'
+        "      local found = service.scan {}\n"
+        '      local listed = lists.has("blocked.txt", mail.sender)\n'
+        '      if listed and store.get("mails") == 3 and time.hour(time.now()) == 10 then\n'
+        '        return deny("550 5.7.1 " .. found.stdout .. (mail.tls and " in secret" or ""))\n      end\n    end)\n'
+        "S: 220 *\nC: EHLO x\nS: ...\nC: STARTTLS\nS: 220 *\nstart tls\nC: EHLO x\nS: ...\n"
+        "C: MAIL FROM:<a@b.example>\nS: 550 5.7.1 Eicar in secret (*\nC: QUIT\nS: 221 *\n"
+    )
+    done = mta(place, "lua", "test", "tests/talk.smtp")
+    assert done.returncode == 0, done.stdout
 
 
 # -- coverage ---------------------------------------------------------------------------------------------------------

@@ -252,23 +252,32 @@ def rules_for(told: Dialogue, made: settings.Rules, place: Path, folder: Path) -
     """The rules a dialogue brings along or names; without any those of the settings, or none."""
     text, files = told.one("rules"), told.all("file")
     if text and "\n" not in text:
-        path = folder / text
-        path = path.parent if path.is_file() else path
-        made = dataclasses.replace(made, path=str(path))
-    elif text or files or not (Path(made.path) / "main.lua").is_file():
+        path = named(told, text, folder)
+        if path.name == "main.lua" or path.is_dir():
+            return dataclasses.replace(made, path=str(path if path.is_dir() else path.parent))
+        text = path.read_text("utf-8")
+    if text or files or not (Path(made.path) / "main.lua").is_file():
         (place / "rules").mkdir()
         (place / "rules" / "main.lua").write_text(text, "utf-8")
-        made = dataclasses.replace(made, path=str(place / "rules"), domains=str(place / "domains"))
+        made = dataclasses.replace(
+            made, path=str(place / "rules"), domains=str(place / "domains"), lists=str(place / "lists")
+        )
     for one in files:
         name, _, content = one.partition("\n")
-        name, same, of = name.partition(" = ")
-        if same:
-            content = (folder / of).read_text("utf-8")
+        name, _, source = (piece.strip() for piece in name.partition("="))
         if ".." in Path(name).parts or Path(name).is_absolute():
             raise DialogueError(f"{told.name}: with file {name}: it lies elsewhere")
         (place / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / name).write_text(content, "utf-8")
+        (place / name).write_text(named(told, source, folder).read_text("utf-8") if source else content, "utf-8")
     return made
+
+
+def named(told: Dialogue, path: str, folder: Path) -> Path:
+    """A file or folder a dialogue names: beside it, or in a folder above, or here. Raises DialogueError."""
+    for place in (folder, *folder.resolve().parents, Path()):
+        if (place / path).exists():
+            return place / path
+    raise DialogueError(f"{told.name}: there is no {path} beside it, nor in a folder above")
 
 
 def world_for(told: Dialogue, world: TrialWorld) -> TrialWorld:

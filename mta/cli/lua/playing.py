@@ -18,11 +18,21 @@ from mta.rules.engine import RulesError
 from mta.rules.trial import Stage, Trial
 
 
+SAID = {
+    "ip": "where the client comes from",
+    "helo": "what it calls itself",
+    "from": "the sender, in place of the header's",
+    "rcpt": "the recipients, in place of the header's: a@x.example,b@y.example",
+    "user": "who has logged in",
+    "tls": "the version of TLS",
+}
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", help="a conversation (.smtp) or a mail")
     parser.add_argument("--rules", metavar="DIR", help="folder with main.lua; without it that of the configuration")
-    for word in ("ip", "helo", "from", "rcpt", "user", "tls"):
-        parser.add_argument(f"--{word}", dest=f"say_{word}", metavar=word.upper(), help=argparse.SUPPRESS)
+    for word, meaning in SAID.items():
+        parser.add_argument(f"--{word}", dest=f"say_{word}", metavar=word.upper(), help=f"for a mail: {meaning}")
     telling.json_option(parser)
 
 

@@ -51,7 +51,8 @@ def settings_of(given: argparse.Namespace, rules: str | None) -> tuple[settings.
         if not (folder / "main.lua").is_file() and (folder / "rules" / "main.lua").is_file():
             folder = folder / "rules"
         if not (folder / "main.lua").is_file():
-            raise telling.Failed(f"{rules}: there is no main.lua", telling.NOT_FOUND)
+            hint = "; name the folder of the rules" if rules == "." else ""
+            raise telling.Failed(f"{rules}: there is no main.lua{hint}", telling.NOT_FOUND)
         beside = folder.parent / "domains"
         changed: dict[str, Any] = {"path": str(folder)}
         if not found:
