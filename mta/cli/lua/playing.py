@@ -17,7 +17,6 @@ from mta.rules.dialogue import DialogueError
 from mta.rules.engine import RulesError
 from mta.rules.trial import Stage, Trial
 
-
 SAID = {
     "ip": "where the client comes from",
     "helo": "what it calls itself",
