@@ -307,6 +307,14 @@ def test_coverage_names_rules_and_lines_no_test_reaches(place: Path) -> None:
     assert "main.lua: 8 of 16 lines ran (50 %), not 7, 15, 20-22, 25, 29-30" in done.stdout
 
 
+def test_rules_that_a_dialogue_brings_along_are_not_counted(place: Path) -> None:
+    (place / "tests" / "own.smtp").write_text(
+        'with rules\n    on.connect("own", function(mail) end)\nS: 220 *\nC: QUIT\nS: 221 *\n'
+    )
+    assert coverage(place)["rules"] == 4
+    assert coverage(place, "tests/own.smtp")["files"] == []
+
+
 def test_without_coverage_no_line_is_counted(place: Path) -> None:
     assert "lines ran" not in mta(place, "lua", "test").stdout
 

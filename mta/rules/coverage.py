@@ -98,11 +98,17 @@ class Coverage:
             self._lines.setdefault(lines.source[1:], set()).update(lines.found)
 
     def add(self, rules: Rules) -> None:
-        """These are the rules that could speak."""
+        """These are the rules that could speak. They run no more."""
+        self._hear()
         for stage in STAGES:
             for file in ("", *rules.folders.files):
                 self.rules.update(((stage, name), where) for name, where in rules.listed(stage, file))
         self.places.update({label: path for path, label in rules.labels.items()})
+
+    def _hear(self) -> None:
+        """What has run so far; a runtime that is asked is not kept."""
+        while self._asks:
+            self._ran.update(self._asks.pop()().split("\n"))
 
     @property
     def silent(self) -> list[tuple[str, str, str]]:
@@ -111,12 +117,11 @@ class Coverage:
 
     def files(self) -> list[File]:
         """The files of rules by name, without the lines on which nothing is decided."""
-        for told in self._asks:
-            self._ran.update(told().split("\n"))
+        self._hear()
         found = []
         for name, numbers in sorted(self._lines.items()):
             path = self.places.get(name)
-            if path is None:
+            if path is None or not path.is_file():
                 continue
             written = path.read_text("utf-8", "replace").splitlines()
             lines = frozenset(n for n in numbers if 0 < n <= len(written) and not _NOTHING.fullmatch(written[n - 1]))

@@ -141,6 +141,8 @@ def conversation(given: argparse.Namespace, path: Path, coverage: Coverage | Non
     told = dialogue.read(path)
     near = argparse.Namespace(config=given.config, rules=given.rules or _nearest(given, path, told))
     made, found = trying.settings_for(near, told)
+    if told.one("rules") or told.all("file"):
+        coverage = None  # these are not the administrator's rules
     played = inprocess.play(told, made, found, folder=str(path.parent), coverage=coverage)
     if not played.complaint:
         return ""
