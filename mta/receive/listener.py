@@ -94,7 +94,6 @@ class Receiver:
 
     def _begin(self, client: Any, door: Door, address: tuple[Any, ...]) -> None:
         ip, port = plain(address[0]), address[1]
-        client.setblocking(False)
         if len(self.sessions) >= self.settings.smtp.max_sessions:
             reply = replies.TOO_MANY_SESSIONS
             log.event("refused", client=ip, stage="connect", reply=str(reply), reason="smtp.max_sessions")
