@@ -247,6 +247,22 @@ def test_stored_mail(folder: Path, tmp_path: Path) -> None:
     assert "no Maildir" in mta(folder, "--maildir", str(tmp_path / "nothing"), "--rules", "new", code=3)
 
 
+def test_large_mails_in_several_processes(folder: Path, tmp_path: Path) -> None:
+    """Their words are answered in threads, which do not survive a fork."""
+    name = next(path for path in (folder / "captures").iterdir() if "Subject: large" in path.read_text("utf-8"))
+    made = json.loads(name.read_text("utf-8"))
+    made["mails"] = ["Subject: large\r\n\r\n" + ("0123456789" * 7 + "\r\n") * 3000]
+    (tmp_path / "captures").mkdir()
+    for number in range(60):
+        (tmp_path / "captures" / f"{number}.json").write_text(json.dumps(made), "utf-8")
+    (tmp_path / "main.lua").write_text(
+        'on.preq("x", function(mail) for part in mail:parts() do if #part:text() > 9999 then return deny() end end end)'
+    )
+    words = [str(tmp_path / "captures"), "--rules", str(tmp_path / "main.lua"), "--jobs", "2"]
+    summary, _ = cases(folder, *words)
+    assert summary["counts"] == {"accept -> deny": 60}
+
+
 def test_a_thousand_sessions_in_under_twenty_seconds(folder: Path, tmp_path: Path) -> None:
     kinds = sorted((folder / "captures").glob("*.json"))
     for number in range(1000):

@@ -23,7 +23,7 @@ from mta import config, settings
 from mta.cli import telling
 
 AT_ONCE = 25  # sessions one process takes at a time
-WORTH = 100  # sessions for which a second process is worth its start
+WORTH = 20 << 20  # bytes of captures for which another process is worth its start
 SHOWN = 50  # cases printed unless more are asked for
 
 
@@ -35,7 +35,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--domains", metavar="DIR", help="the folder of domains to try with them")
     parser.add_argument("--lists", metavar="DIR", help="the folder of lists to try with them; else as captured")
     parser.add_argument("--all", action="store_true", help=f"every case that differs, not only the first {SHOWN}")
-    parser.add_argument("--jobs", type=int, default=0, metavar="N", help="processes; by default one for each core")
+    parser.add_argument(
+        "--jobs", type=int, default=0, metavar="N", help="processes; by default as many as are worth it"
+    )
     telling.json_option(parser)
 
 
@@ -47,8 +49,9 @@ def run(given: argparse.Namespace) -> int:
     if not jobs:
         raise telling.Failed("no captures and no mail to try the rules on", telling.NOT_FOUND)
     old = given.old or (made.rules.path if given.maildir else "")
-    _Bench.ready(given, made, old, _services(jobs))
-    results = list(_played(jobs, given.jobs or settings.cores()))
+    services = _services(jobs)
+    _Bench.ready(given, made, old, services)
+    results = list(_played(jobs, given.jobs or _worth(jobs), (given, made, old, services)))
     report = _Report(results, given, time.monotonic() - began)
     if given.json:
         report.json()
@@ -109,8 +112,13 @@ def _read(name: str) -> dict[str, Any]:
     return record
 
 
+def _worth(jobs: list[tuple[str, str]]) -> int:
+    """How many processes are quickest."""
+    return min(settings.cores(), sum(os.path.getsize(name) for _, name in jobs) // WORTH + 1)
+
+
 class _Bench:
-    """Rules loaded once, before the processes are made; each plays its share of the sessions with them."""
+    """Rules loaded once in each process, to play its share of the sessions with them."""
 
     new: Any = None
     old: Any = None
@@ -154,13 +162,12 @@ class _Bench:
         return Player(loaded, world, made, queue=queue)
 
 
-def _played(jobs: list[tuple[str, str]], cores: int) -> Iterator[dict[str, Any]]:
-    cores = min(cores, len(jobs) // WORTH + 1)
+def _played(jobs: list[tuple[str, str]], cores: int, bench: tuple[Any, ...]) -> Iterator[dict[str, Any]]:
     if cores == 1:
         yield from map(_play, jobs)
         return
-    fork = multiprocessing.get_context("fork")
-    with concurrent.futures.ProcessPoolExecutor(cores, fork) as pool:
+    spawn = multiprocessing.get_context("spawn")  # a loop and its threads do not survive a fork
+    with concurrent.futures.ProcessPoolExecutor(cores, spawn, _Bench.ready, bench) as pool:
         yield from pool.map(_play, jobs, chunksize=AT_ONCE)
 
 
