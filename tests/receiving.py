@@ -115,13 +115,13 @@ class Receiving:
         self.socket = socket.socket()
 
     def __enter__(self) -> Receiving:
+        self.socket.bind(("127.0.0.1", 0))
+        self.socket.listen(100)
+        self.receiver.listen(self.socket, self.listener)  # may raise: only then is the log ours
         self._log = SimpleNamespace(sink=log.log.sink, level=log.log.level, schedule=log.log.schedule)
         log.log.schedule, log.log.level = None, log.LEVELS["debug"]
         log.log.sink = lambda lines: self.log.extend(map(json.loads, lines.splitlines()))
         self._tick = deadline.TABLE.finer(self.tick)
-        self.socket.bind(("127.0.0.1", 0))
-        self.socket.listen(100)
-        self.receiver.listen(self.socket, self.listener)
         return self
 
     def __exit__(self, *error: object) -> None:
