@@ -223,9 +223,7 @@ def test_wrong_headers_are_errors_at_their_line(call: str, error: str, tmp_path:
 
 
 def test_an_edit_is_seen_by_later_rules_and_stages(tmp_path: Path) -> None:
-    main = rule("mail.headers:set('Subject', 'x')", "preq") + rule(
-        "log.info(mail.headers:get('Subject'))", "postq"
-    )
+    main = rule("mail.headers:set('Subject', 'x')", "preq") + rule("log.info(mail.headers:get('Subject'))", "postq")
     bench = Bench(tmp_path, main)
     tx = example.transaction("preq")
     bench.run("preq", tx)

@@ -122,6 +122,7 @@ def _protection() -> Any:
 
 def protect(verb: str) -> Callable[..., Any]:
     """What signs, encrypts, decrypts or verifies a part."""
+
     def answer(*arguments: Any) -> Any:
         return getattr(_protection(), verb)(*arguments)
 

@@ -31,10 +31,10 @@ from mta import log, resources, settings
 from mta.message.address import NULL, Address
 from mta.message.headers import Headers
 from mta.rules import api, folders, lines, verdict
-from mta.rules.facts import NOTHING
-from mta.rules.inner import Inner, takes_long
 from mta.rules.coverage import Coverage
+from mta.rules.facts import NOTHING
 from mta.rules.folders import MAIN
+from mta.rules.inner import Inner, takes_long
 from mta.rules.transaction import Asked, Step, Transaction
 from mta.rules.verdict import STAGES
 from mta.rules.words import Tagged, Tree
@@ -284,7 +284,8 @@ class Runtime:
     def _build(self, settings: settings.Rules, words: dict[str, api.Word]) -> None:
         lua, folder = self._lua, resources.folder("lua")
         load = lua.execute(
-            'local load, assert = load, assert return function(text, ...) return assert(load(text, "=mta", "t"))(...) end'
+            "local load, assert = load, assert"
+            ' return function(text, ...) return assert(load(text, "=mta", "t"))(...) end'
         )
         text = {name: (folder / f"{name}.lua").read_bytes().decode("latin-1") for name in FILES}
         table = lua.eval("{}")
