@@ -15,6 +15,8 @@ The rule language
 
 .. Made by "python -m mta.rules.shipped" from the declarations the rules are run by; changes here are lost.
 
+``docs/first-filter.rst`` is the way in: a first rule, tried and tested, in ten minutes.
+
 A rule belongs to a stage and has a name, which is in every log line it causes::
 
     on.rcpt("no mail for the archive from outside", function(mail)
