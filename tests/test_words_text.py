@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mta.rules.words import patterns, text
@@ -111,6 +111,7 @@ def test_replace() -> None:
 
 
 @given(ANY, ANY)
+@example("\x80", "\xc2")
 def test_an_escaped_text_matches_itself(said: str, around: str) -> None:
     escaped = patterns.escape(said)
     assert isinstance(escaped, str)

@@ -29,9 +29,10 @@ def _compiled(pattern: str, utf8: bool) -> Any:
     options = re2.Options()
     options.log_errors = False
     options.max_mem = _MEMORY
-    options.encoding = re2.Options.Encoding.UTF8 if utf8 else re2.Options.Encoding.LATIN1
+    raw = to_bytes(pattern)  # a lone byte above ASCII is looked for as that byte
+    options.encoding = re2.Options.Encoding.UTF8 if utf8 and _is_utf8(raw) else re2.Options.Encoding.LATIN1
     try:
-        return re2.compile(to_bytes(pattern), options)
+        return re2.compile(raw, options)
     except re2.error as error:
         why = error.args[0] if error.args else "it cannot be read"
         why = why.decode("latin-1") if isinstance(why, bytes) else str(why)
@@ -41,13 +42,17 @@ def _compiled(pattern: str, utf8: bool) -> Any:
 def _for(pattern: str, text: str) -> tuple[Any, bytes]:
     """The compiled pattern that fits the text, and the text's bytes."""
     raw = to_bytes(text)
+    return _compiled(pattern, _is_utf8(raw)), raw
+
+
+def _is_utf8(raw: bytes) -> bool:
     if raw.isascii():
-        return _compiled(pattern, True), raw
+        return True
     try:
         raw.decode("utf-8")
     except UnicodeDecodeError:
-        return _compiled(pattern, False), raw
-    return _compiled(pattern, True), raw
+        return False
+    return True
 
 
 def _start(text: bytes, init: int) -> int:
