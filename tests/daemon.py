@@ -150,7 +150,8 @@ class Server:
         return sorted((self.folder / "Maildir" / "new").glob("*"))
 
     def events(self, event: str = "") -> list[dict[str, Any]]:
-        """The log's lines, of one event if named."""
+        """The log's lines, of one event if named; they reach the file a moment after what they tell of."""
+        time.sleep(0.03)
         path = self.folder / "mta.log"
         lines = path.read_text("utf-8").splitlines() if path.exists() else []
         found = [json.loads(line) for line in lines]
