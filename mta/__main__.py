@@ -30,7 +30,9 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "why": Verb("what happened to a mail, a session or a refusal, and why"),
     },
     "Try": {
-        "lua": Verb("try rules by hand, run, test and check them, read about their words", loop=("repl", "run", "test")),
+        "lua": Verb(
+            "try rules by hand, run, test and check them, read about their words", loop=("repl", "run", "test")
+        ),
         "send": Verb("send a mail to the server"),
         "replay": Verb("try rules on captured sessions or stored mail: what would they decide otherwise"),
     },
