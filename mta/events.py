@@ -64,8 +64,7 @@ EVENTS: dict[str, Event] = {
         "The rules of a stage spoke: `rules` are [name, where, verdict, microseconds] in order; `asked` are [word, "
         "what was given, answer]; `changed` is what they did to the mail.",
     ),
-    "rules_loaded": Event("info", "version files", "New rules are in force."),
-    "rules_rejected": Event("error", "error", "New rules could not be loaded; the old ones stay."),
+    "rules_loaded": Event("info", "pid version files", "A worker has these rules in force from now on."),
     "rule_log": Event("info", "session mail stage rule where topic message", "A rule said something."),
     "rule_debug": Event("debug", "session mail stage rule where topic message", "A rule said something, as log.debug."),
     "rule_warning": Event(

@@ -58,7 +58,12 @@ class Work:
         self.receiver = Receiver(settings, self.domains, in_force, self.spool, self.ids, self.context)
 
     def start(self) -> None:
+        self._tell_rules()
         self.queue.start()
+
+    def _tell_rules(self) -> None:
+        """Which rules decide from here on: the log's answer to "by what was this mail judged?"."""
+        log.event("rules_loaded", pid=os.getpid(), version=self.rules.version, files=len(self.rules.files))
 
     def context(self, listener: Listener) -> ssl.SSLContext | None:
         return self.generation.contexts.get((listener.tls.certificate, listener.tls.key)) if listener.tls else None
@@ -94,6 +99,7 @@ class Work:
         """A mail under way keeps the rules it began with. Tickets stay good: the contexts are the same."""
         if self._next is not None:
             self.rules, self._next = self._next, None
+            self._tell_rules()
         try:
             contexts(self.settings, self.generation.contexts)
         except (ValueError, OSError) as error:
