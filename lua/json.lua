@@ -26,8 +26,6 @@ end
 
 local write
 
-local write
-
 local function list(t, n, out, path, deep)
   for i = 1, n do
     out[#out + 1] = i == 1 and "[" or ","

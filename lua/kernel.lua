@@ -23,7 +23,8 @@ local find, sub, format = string.find, string.sub, string.format
 local getmetatable, setmetatable, concat = getmetatable, setmetatable, table.concat
 
 local PERIOD = 1000 -- instructions between two looks: 100 costs double, 10,000 gains nothing
-local SECONDS = 1.0 -- of CPU per resume, for what is slow without being many instructions; looked at once a second
+local SECONDS = 1.0 -- of CPU per resume, for what is slow without being many instructions; looked at once a second,
+-- from the first look of the hook on
 local DEEPEST = 100 -- pcall and resume inside each other; Lua's own C stack ends at 200
 local DONE, WAITS, BROKEN = 0, 1, 2
 
@@ -162,7 +163,7 @@ local function arm()
   if limit > CEILING then
     limit = CEILING
   end
-  second, began = time(), nil
+  second, began = 0, nil
 end
 
 --- Take `units` for work the hook cannot see, and look whether there is memory for what Python will push.
@@ -251,12 +252,16 @@ function K.step(number, a, b)
   return over(r, resume(r.co, a, b))
 end
 
---- A waiting run ends here; whoever waited for it has gone. Where it waited, and the rule.
-function K.drop(number)
+--- Who waits: the line, and the rule.
+function K.waiter(number)
   local r = runs[number]
-  runs[number] = nil
   local place = frames(r.co, 0)
   return place or false, r.rule
+end
+
+--- A waiting run ends here; whoever waited for it has gone.
+function K.drop(number)
+  runs[number] = nil
 end
 
 function K.now()
@@ -357,8 +362,20 @@ function S.getmetatable(t)
   end
 end
 
-local co = { status = status, isyieldable = isyieldable, running = running }
+local co = { status = status, isyieldable = isyieldable }
 S.coroutine = co
+
+-- The coroutine a stage runs in serves another mail afterwards: who could resume it then would be given that mail.
+local stage = create(function() end)
+resume(stage)
+
+function co.running()
+  local thread = running()
+  if not run or thread == run.co then
+    return stage, true
+  end
+  return thread, false
+end
 
 function co.create(f)
   if type(f) ~= "function" then
@@ -378,6 +395,12 @@ function co.yield(...)
 end
 
 local continue
+local asking = setmetatable({}, { __mode = "k" }) -- coroutines in which a word waits for its answer
+
+local function answer(thread, ...)
+  asking[thread] = nil
+  return continue(thread, ...)
+end
 
 local function passing(level, thread, ok, tag, ...)
   inner[thread] = depth - level - 1
@@ -386,7 +409,8 @@ local function passing(level, thread, ok, tag, ...)
     die(dead)
   end
   if ok and tag == REQUEST and status(thread) ~= "dead" then -- a word waits in there: hand it on, then the answer back
-    return continue(thread, yield(REQUEST, ...))
+    asking[thread] = true
+    return answer(thread, yield(REQUEST, ...))
   end
   if not ok then
     swallow()
@@ -401,11 +425,19 @@ function continue(thread, ...)
   return passing(level, thread, resume(thread, ...))
 end
 
+local function go(thread, ...)
+  if asking[thread] then -- its mail is over; what it is given now would be taken for the answer
+    swallow()
+    return false, "cannot resume a coroutine that waits for an answer"
+  end
+  return continue(thread, ...)
+end
+
 function co.resume(thread, ...)
   if type(thread) ~= "thread" then
     fail("coroutine.resume needs a coroutine")
   end
-  return continue(thread, ...)
+  return go(thread, ...)
 end
 
 local function checked(ok, e, ...)
@@ -418,7 +450,7 @@ end
 function co.wrap(f)
   local thread = co.create(f)
   return function(...)
-    return checked(continue(thread, ...))
+    return checked(go(thread, ...))
   end
 end
 

@@ -1,5 +1,5 @@
 -- Lua's own library as rules see it: the safe part, with every function bounded that works long or takes much without
--- the hook seeing it. What is not in the table returned here does not exist for rules; mta/rules/api.py declares it.
+-- the hook seeing it. What is not in the table returned here does not exist for rules; mta/rules/words/api.py declares it.
 local K, P, random, now = ... -- the kernel; patterns; World's random() in [0, 1) and now() in seconds since 1970
 local fail, charge, control = K.fail, K.charge, K.control
 local type, select, tostring, getmetatable = type, select, tostring, getmetatable
@@ -26,8 +26,11 @@ for _, name in ipairs({ "lower", "upper", "reverse" }) do
 end
 P.char, P.len, P.sub = string.char, string.len, string.sub
 
+local tonumber = tonumber
+
 local byte = string.byte
 function P.byte(s, i, j)
+  i, j = tonumber(i) or i, tonumber(j) or j -- C takes numbers written as text
   if j and type(j) == "number" and type(i) == "number" and (j < 0 or j - i >= MOST) and #s >= MOST then
     fail("string.byte can return " .. MOST .. " values at most")
   end
@@ -148,7 +151,7 @@ end
 local unpack = table.unpack
 function T.unpack(t, i, j)
   plain(t, "unpack")
-  i, j = i or 1, j or #t
+  i, j = tonumber(i) or i or 1, tonumber(j) or j or #t
   if type(i) == "number" and type(j) == "number" and j - i >= MOST then
     fail("table.unpack can return " .. MOST .. " values at most")
   end

@@ -1,9 +1,9 @@
 -- The parts of a mail as rules hold them, and their headers. A part is a number that only this file sees; whatever a rule
 -- asks of it, Python is asked at that moment, so nothing here can be out of date.
-local K, M, py = ... -- the kernel, the mail object, Python's functions
-local fail, charge, now = K.fail, K.charge, K.now
-local type, tostring, next, rawget, setmetatable = type, tostring, next, rawget, setmetatable
-local gmatch, tonumber = string.gmatch, tonumber
+local K, O, C, py = ... -- the kernel, objects, crossing, Python's functions
+local fail, charge, now, unknown = K.fail, K.charge, K.now, O.unknown
+local next, rawget, setmetatable, gmatch, tonumber = next, rawget, setmetatable, string.gmatch, tonumber
+local NUMBER = O.NUMBER
 
 local P = {}
 local methods, fields = {}, {} -- declared words of a part
@@ -13,14 +13,8 @@ local of = setmetatable({}, { __mode = "k" }) -- a part, or its headers -> {fact
 local objects = setmetatable({}, { __mode = "k" }) -- facts -> number -> part
 local edits = setmetatable({}, { __mode = "k" }) -- facts -> how many changes rules have made
 
-local function unknown(object, key)
-  fail(py.unknown(object, type(key) == "string" and key or "[" .. tostring(key) .. "]", -1))
-end
-
 local function read_only(object)
-  return function(_, key)
-    fail(object .. "." .. tostring(key) .. " cannot be assigned; it is changed with words such as part:rename")
-  end
+  return O.read_only(object, "; it is changed with words such as part:rename")
 end
 
 --- (the number of the mail, the number of the part) of a part or of its headers.
@@ -29,7 +23,7 @@ function P.who(self, word)
   if not held then
     fail(word .. " is called with a colon, on a part of the mail")
   end
-  return M.number(held[1]), held[2]
+  return held[1][NUMBER], held[2]
 end
 
 -- One part ------------------------------------------------------------------------------------------------------------
@@ -64,11 +58,11 @@ local function ask(part, key)
   if asked == 0 then -- so a mail of a thousand parts can be looked at
     charge(1)
   end
-  local tag, value = py.ask_mail(M.number(held[1]), "part.field", held[2], key)
+  local tag, value = py.ask_mail(held[1][NUMBER], "part.field", held[2], key)
   if not tag or tag == "none" or tag == "wrong" then
     fail(value)
   elseif tag == "list" then
-    return M.list(value)
+    return C.list(value)
   elseif tag == "part" then
     return object(held[1], value)
   end

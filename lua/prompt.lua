@@ -1,6 +1,6 @@
 -- Lines typed at the prompt. Each runs as one more rule of a stage, so it has a rule's world, limits and errors; what it
 -- comes to is told as text, because no table may leave. Globals are kept for the next line.
-local K, M, J, inner = ...
+local K, J, inner = ... -- the kernel, JSON, what sandbox.lua shows trusted files
 local type, tostring, next, pairs, ipairs, pcall = type, tostring, next, pairs, ipairs, pcall
 local format, rep, gsub, find, concat, pack = string.format, string.rep, string.gsub, string.find, table.concat, table.pack
 local mathtype, sort, select = math.type, table.sort, select

@@ -1,6 +1,6 @@
 -- Tests written in Lua: test("name", function(t) ... end). Each runs as a coroutine with a rule's limits; whatever `t` is
 -- asked to do waits for Python, which has the session, and comes back as JSON.
-local K, M, J, inner = ...
+local K, J, inner = ... -- the kernel, JSON, what sandbox.lua shows trusted files
 local fail, request = K.fail, K.request
 local type, tostring, select, setmetatable = type, tostring, select, setmetatable
 local words, compile, concat = inner.words, inner.compile, table.concat

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
+import io
 import os
 import sys
 from typing import NamedTuple
 
 import mta
+from mta.cli.parser import CODES, Parser
 
 
 class Verb(NamedTuple):
@@ -43,7 +44,6 @@ GROUPS: dict[str, dict[str, Verb]] = {
 VERBS = {name: verb for group in GROUPS.values() for name, verb in group.items()}
 
 USAGE = "mta [-c FILE] COMMAND ...\n"
-CODES = "Exit codes: 0 fine, 1 a finding, 2 wrong usage, 3 not found, 4 no server answers."
 
 
 def overview() -> str:
@@ -61,8 +61,30 @@ def overview() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    words = sys.argv[1:] if argv is None else argv
+    _streams()
+    try:
+        try:
+            return _obey([_readable(word) for word in (sys.argv[1:] if argv is None else argv)])
+        finally:
+            sys.stdout.flush()  # here a full disk can still be told
+    except BrokenPipeError:  # piped into head
+        _forget_output()
+        return 0
+    except KeyboardInterrupt:
+        _forget_output()
+        return 130
+    except OSError as error:
+        _forget_output()
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        print(f"mta: {where}{error.strerror or error}", file=sys.stderr)
+        return 3 if isinstance(error, FileNotFoundError) else 1
+
+
+def _obey(words: list[str]) -> int:
     config, words = _config(words)
+    if config is not None and (not config or not words):
+        print("mta: -c is followed by a file and a command", file=sys.stderr)
+        return 2
     if not words or words[0] in ("-h", "--help", "help"):
         print(overview())
         return 0 if words else 2
@@ -78,24 +100,46 @@ def main(argv: list[str] | None = None) -> int:
         print('"mta --help" lists them', file=sys.stderr)
         return 2
     loop = VERBS[name].loop
-    if loop is True or (loop and rest and rest[0] in loop):
+    if loop is True or (loop and set(loop) & set(rest)):  # "-c FILE" may stand before the verb
         from gevent import monkey
 
         # The master forks and waits for signals itself, without a hub; so these two stay as they are.
         monkey.patch_all(os=False, signal=False)
+        from gevent.hub import Hub
+
+        Hub.NOT_ERROR = (*Hub.NOT_ERROR, KeyboardInterrupt)  # Ctrl-C ends a command; its loop need not tell
+    return _run(name, rest, config)
+
+
+def _streams() -> None:
+    """What a terminal's charset lacks is shown as \\u2014, and a stream that was closed takes everything."""
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _readable(word: str) -> str:
+    """A word of the command line that Python could not read in the charset of the locale (PEP 383) is UTF-8."""
     try:
-        return _run(name, rest, config)
-    except BrokenPipeError:  # piped into head
+        word.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(word).decode("utf-8", "replace")
+    return word
+
+
+def _forget_output() -> None:
+    """Nobody hears us: what is still buffered goes nowhere, or Python would complain at its end."""
+    try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        return 130
+    except OSError:  # a stream in memory
+        pass
 
 
 def _config(words: list[str]) -> tuple[str | None, list[str]]:
     """-c FILE before the verb; after it the verb's own parser takes it."""
-    if words[:1] == ["-c"] or words[:1] == ["--config"]:
-        return (words[1], words[2:]) if len(words) > 1 else (None, [])
+    if words[:1] in (["-c"], ["--config"]):
+        return "".join(words[1:2]), words[2:]
     if words and words[0].startswith("--config="):
         return words[0].partition("=")[2], words[1:]
     return None, words
@@ -103,8 +147,8 @@ def _config(words: list[str]) -> tuple[str | None, list[str]]:
 
 def _run(name: str, words: list[str], config: str | None) -> int:
     module = importlib.import_module(f"mta.cli.{name}")
-    parser = argparse.ArgumentParser(prog=f"mta {name}", description=module.__doc__, epilog=CODES, allow_abbrev=False)
-    parser.add_argument("-c", "--config", metavar="FILE", default=config, help="the configuration file")
+    parser = Parser(prog=f"mta {name}", description=module.__doc__)
+    parser.set_defaults(config=config)
     module.arguments(parser)
     given = parser.parse_args(words)
     from mta.cli.telling import Failed

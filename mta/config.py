@@ -1,7 +1,6 @@
 """Find, read and check mta.toml; every complaint says file, line, key and what to do.
 
 A file becomes the frozen `Settings` of settings.py. All complaints are collected, so one look at a file mends it whole.
-tomllib keeps no line numbers, so `line_numbers` reads the file a second time, for keys and tables only.
 """
 
 from __future__ import annotations
@@ -14,23 +13,19 @@ import re
 import tomllib
 import types
 import typing
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mta import toml
 from mta.message import target
 from mta.message.address import parse_domain
 from mta.message.reply import Refused, Reply
 from mta.settings import Domain, Listener, Route, Settings
-
-Key = tuple[str | int, ...]  # ("listener", 0, "tls", "key")
+from mta.toml import Key
 
 PLACES = ("mta.toml", "mta-dev/mta.toml", "/etc/mta/mta.toml")
 
 # Known to come, so that nobody wonders about the spelling; never silently ignored.
-NOT_BUILT = {
-    "rules.domains": "rules for each domain are not built yet",
-}
 NOT_BUILT_VALUES = {
     ("kind", "lmtp"): "lmtp listeners are not built yet",
     ("transport", "lmtp"): "the lmtp transport is not built yet",
@@ -86,7 +81,7 @@ def find(given: str | None = None) -> tuple[Path, str]:
         if os.path.isfile(place):
             return Path(place), "found here" if not place.startswith("/") else "the system's"
     raise ConfigError(
-        "no configuration: looked for -c FILE, $MTA_CONFIG, ./mta.toml, ./mta-dev/mta.toml and /etc/mta/mta.toml; "
+        "no configuration: looked for -c FILE, $MTA_CONFIG, ./mta.toml, ./mta-dev/mta.toml and /etc/mta/mta.toml;\n"
         '"mta dev" makes one to play with, "mta config sample" prints one'
     )
 
@@ -106,10 +101,9 @@ def read(path: str | os.PathLike[str]) -> Config:
         where = re.search(r"\s*\(at line (\d+), column \d+\)", str(error))
         line = where[1] if where else str(text.count("\n") + 1)
         raise ConfigError(f"{path}:{line}: {re.sub(r' *[(]at .*[)]', '', str(error))}") from None
-    reader = _Reader(path, line_numbers(text))
+    reader = _Reader(path, toml.line_numbers(text))
     settings = reader.table(Settings, table, ())
-    if not reader.complaints:
-        reader.whole(settings)
+    reader.whole(settings)
     if reader.complaints:
         raise ConfigError(*(text for _, text in sorted(reader.complaints, key=lambda complaint: complaint[0])))
     return Config(settings, path, reader.lines)
@@ -126,73 +120,19 @@ def run_folder(path: Path) -> str:
     return os.path.join(os.path.abspath(path.parent), str(run))
 
 
-def line_numbers(text: str) -> dict[Key, int]:
-    """Where each table and key of a TOML document stands (first line is 1)."""
-    found: dict[Key, int] = {}
-    counts: dict[Key, int] = {}
-    table: Key = ()
-    lines = text.split("\n")
-    n = 0
-    while n < len(lines):
-        line, here = lines[n].strip(), n + 1
-        n += 1
-        if line.startswith("["):
-            name = re.match(r"(\[\[?)(.*?)\]", line)
-            keys = _keys(name[2]) if name else ()
-            if name and name[1] == "[[":
-                counts[keys] = counts.get(keys, -1) + 1
-                keys = (*keys, counts[keys])
-            elif keys[:1] and keys[:1] in counts:  # [listener.tls] belongs to the last [[listener]]
-                keys = (keys[0], counts[keys[:1]], *keys[1:])
-            table = keys
-            found.setdefault(table, here)
-        elif line and line[0] != "#" and "=" in line:
-            name_, value = _assignment(line)
-            while n < len(lines) and not _whole(value):  # arrays and long strings run over lines
-                value += "\n" + lines[n]
-                n += 1
-            found.setdefault((*table, *name_), here)
-            for inner in _inner(value):
-                found.setdefault((*table, *name_, *inner), here)
-    return found
-
-
-def _assignment(line: str) -> tuple[Key, str]:
-    quoted = re.match(r"""((?:"[^"]*"|'[^']*'|[^="'])+)=(.*)""", line, re.S)
-    return (_keys(quoted[1]), quoted[2]) if quoted else ((), "")
-
-
-def _keys(dotted: str) -> Key:
-    return tuple(a or b or c for a, b, c in re.findall(r"""\s*(?:"([^"]*)"|'([^']*)'|([\w-]+))\s*\.?""", dotted))
-
-
-def _whole(value: str) -> bool:
-    try:
-        tomllib.loads(f"x = {value}")
-    except tomllib.TOMLDecodeError:
-        return False
-    return True
-
-
-def _inner(value: str) -> Iterator[Key]:
-    """The keys of an inline table."""
-
-    def walk(value: Any, at: Key) -> Iterator[Key]:
-        if isinstance(value, dict):
-            for key, below in value.items():
-                yield (*at, key)
-                yield from walk(below, (*at, key))
-
-    return walk(tomllib.loads(f"x = {value}")["x"], ())
-
-
 class _Reader:
     """Builds settings out of a table, noting every complaint."""
 
     def __init__(self, path: Path, lines: dict[Key, int]) -> None:
         self.path, self.lines, self.complaints = path, lines, list[tuple[int, str]]()
+        self.wrong: list[Key] = []
+
+    def sound(self, *at: str | int) -> bool:
+        """Nothing was said about this key, its table, or what is below it, so its value is what it should be."""
+        return not any(key[: len(at)] == at or at[: len(key)] == key for key in self.wrong)
 
     def complain(self, at: Key, what: str) -> None:
+        self.wrong.append(at)
         line = self.line(at)
         complaint = line, f"{self.path}:{line}: {section(at[:-1])}{what}"
         if complaint not in self.complaints:
@@ -219,8 +159,7 @@ class _Reader:
         for key, value in given.items():
             here = (*at, key)
             if key not in fields:
-                missing = NOT_BUILT.get(".".join(map(str, here)))
-                self.complain(here, missing or unknown(key, list(fields), "setting" if at else "section"))
+                self.complain(here, unknown(key, list(fields), "setting" if at else "section"))
             else:
                 made[key] = self.value(hints[key], value, here, fields[key].metadata)
         for key, field in fields.items():
@@ -303,46 +242,73 @@ class _Reader:
 
     def whole(self, settings: Settings) -> None:
         """What can only be judged with several settings in sight."""
-        for n, network in enumerate(settings.server.trusted):
-            try:
-                ipaddress.ip_network(network)
-            except ValueError as error:
-                self.complain(("server", "trusted"), f"trusted: {error} (entry {n + 1})")
-        self.domain_name(settings.server.name, ("server", "name"))
-        for wait in settings.queue.retry:
-            try:
-                seconds(wait)
-            except ValueError as error:
-                self.complain(("queue", "retry"), f"retry: {wait!r} {error}")
-        if not settings.queue.retry:
-            self.complain(("queue", "retry"), "retry needs at least one wait")
+        if self.sound("server", "trusted"):
+            for network in settings.server.trusted:
+                self.network(network, ("server", "trusted"))
+        if self.sound("server", "name"):
+            self.domain_name(settings.server.name, ("server", "name"))
+        if self.sound("queue", "retry"):
+            self.waits(settings.queue.retry, ("queue", "retry"))
+        if self.sound("dns", "servers"):
+            for server in settings.dns.servers:
+                self.name_server(server, ("dns", "servers"))
         taken: dict[str, int] = {}
         for n, listener in enumerate(settings.listener):
-            self.listener(listener, ("listener", n))
-            first = taken.setdefault(listener.address, n)
-            if first != n:
-                self.complain(("listener", n, "address"), f"{listener.address} has a listener already")
+            if self.sound("listener", n):
+                self.listener(listener, ("listener", n))
+                first = taken.setdefault(listener.address, n)
+                if first != n:
+                    self.complain(("listener", n, "address"), f"{listener.address} has a listener already")
         for name, domain in settings.domain.items():
-            self.place(domain, ("domain", name))
-            if domain.transport == "smtp" and not domain.host:
-                self.complain(("domain", name, "transport"), "smtp needs a host")
+            if self.sound("domain", name):
+                self.place(domain, ("domain", name))
+                if domain.transport == "smtp" and not domain.host:
+                    self.complain(("domain", name, "transport"), "smtp needs a host")
         for name, route in settings.route.items():
-            self.place(route, ("route", name))
-            if name in settings.domain:
-                self.complain(("route", name), f"{name} is a domain of ours; set transport there")
-
+            if self.sound("route", name):
+                self.place(route, ("route", name))
+                if name in settings.domain:
+                    self.complain(("route", name), f"{name} is a domain of ours; set transport there")
         for name, text in settings.replies.items():
-            try:
-                Reply.parse(text)
-            except ValueError as error:
-                self.complain(("replies", name), f"{name}: {error}")
+            if self.sound("replies", name):
+                try:
+                    Reply.parse(text)
+                except ValueError as error:
+                    self.complain(("replies", name), f"{name}: {error}")
         for name, service in settings.service.items():
             at = ("service", name)
             if not re.fullmatch(r"[a-z_][a-z0-9_]*", name):
                 self.complain(at, f"{name!r} cannot be a word in rules; write it with letters, digits and _")
-            wrong = service.complaint()
-            if wrong:
-                self.complain((*at, wrong[0]), " ".join(wrong))
+            elif self.sound(*at):
+                wrong = service.complaint()
+                if wrong:
+                    self.complain((*at, wrong[0]), " ".join(wrong))
+
+    def network(self, text: str, at: Key) -> None:
+        try:
+            ipaddress.ip_network(text)
+        except ValueError:
+            try:
+                advice = f"write {str(ipaddress.ip_network(text, strict=False))!r}"  # 10.0.0.5/24 is 10.0.0.0/24
+            except ValueError:
+                advice = 'write "192.0.2.1" or "192.0.2.0/24"'
+            self.complain(at, f"{at[-1]}: {text!r} is not a network; {advice}")
+
+    def waits(self, retry: list[str], at: Key) -> None:
+        for wait in retry:
+            try:
+                seconds(wait)
+            except ValueError as error:
+                self.complain(at, f"retry: {wait!r} {error}")
+        if not retry:
+            self.complain(at, "retry needs at least one wait")
+
+    def name_server(self, text: str, at: Key) -> None:
+        try:
+            host, _ = address(f"[{text}]" if text.count(":") > 1 and text[0] != "[" else text, port=53)
+            ipaddress.ip_address(host)
+        except ValueError:
+            self.complain(at, f'servers: {text!r} is not an address; write "192.0.2.1" or "192.0.2.1:53"')
 
     def listener(self, listener: Listener, at: Key) -> None:
         try:
@@ -373,6 +339,12 @@ class _Reader:
 
 def default(field: dataclasses.Field[Any]) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def place(made: Config, *at: str | int) -> str:
+    """The beginning of a complaint about a key of a file that was read: 'mta.toml:7: [[listener]] '."""
+    line = next((made.lines[at[:n]] for n in range(len(at), 0, -1) if at[:n] in made.lines), 1)
+    return f"{made.path}:{line}: {section(at[:-1])}"
 
 
 def section(at: Key) -> str:

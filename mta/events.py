@@ -20,13 +20,16 @@ EVENTS: dict[str, Event] = {
     "connected": Event("debug", "session client port listener", "A client connected."),
     "accepted": Event(
         "info",
-        "session mail origin client helo sender recipients size tls user stage rule where reply ms",
-        "A mail was accepted and is durably kept; `origin` is the mail it is a copy of.",
+        "session mail origin client helo sender recipients size tls user stage rule where held reply ms",
+        "A mail is durably kept; `origin` is the mail it is a copy of, `held` says why it waits for a person.",
     ),
     "refused": Event(
         "info",
-        "session mail client helo stage sender recipient reply rule where reason",
+        "session mail client helo stage sender recipient recipients reply rule where reason",
         "A command, a recipient or a mail was refused.",
+    ),
+    "logged_in": Event(
+        "info", "session client helo user mechanism tls rule where", "A client logged in: a rule accepted it."
     ),
     "closed": Event("debug", "session client reason mails ms", "A session ended."),
     "captured": Event("debug", "session file", "A session was written down for mta replay ([capture])."),
@@ -34,27 +37,31 @@ EVENTS: dict[str, Event] = {
     "lost": Event("info", "session client stage reason", "A session ended without QUIT: timeout or reset."),
     # deliver
     "delivered": Event(
-        "info", "mail sender recipient transport host attempts reply delay ms rule where", "A recipient was served."
+        "info",
+        "mail sender recipient transport host attempts reply delay ms stage rule where",
+        "A recipient was served.",
     ),
     "deferred": Event(
         "info",
-        "mail sender recipient transport host attempts reply next_try reason rule where",
+        "mail sender recipient transport host attempts reply next_try reason stage rule where",
         "A recipient could not be served now; it will be tried again.",
     ),
     "failed": Event(
         "warning",
-        "session mail origin sender recipient transport host attempts reply reason rule where",
+        "session mail origin sender recipient transport host attempts reply reason stage rule where",
         "A recipient can never be served.",
     ),
     "bounced": Event("info", "mail bounce sender recipients", "The sender is told, by the mail whose id is `bounce`."),
     "dropped": Event("warning", "mail sender recipients reason", "A mail ended with nobody to tell."),
     "discarded": Event("info", "mail session sender recipients stage rule where reason", "A rule threw a mail away."),
-    "held": Event("warning", "mail sender recipients reason rule where", "A mail waits for a person."),
+    "held": Event("warning", "mail sender recipients reason stage rule where", "A mail waits for a person."),
     "released": Event("info", "mail sender recipients held", "A person let a held mail go; it was held as `held`."),
     "retried": Event("info", "mail sender recipients", "A person had a mail tried again at once."),
     "deleted": Event("warning", "mail sender recipients held", "A person deleted a mail."),
     "postponed": Event(
-        "info", "mail sender recipients next_try stage rule where", "A rule holds recipients of a mail until a time."
+        "info",
+        "session mail sender recipients next_try stage rule where",
+        "A rule holds recipients of a mail until a time.",
     ),
     # rules
     "rule_failed": Event("error", "session mail stage rule where error traceback", "A rule raised an error."),
@@ -99,6 +106,9 @@ EVENTS: dict[str, Event] = {
     "worker_stuck": Event("error", "worker pid seconds", "A worker gave no sign of life and was killed."),
     "reloaded": Event("info", "what generation", "New settings or rules are in force."),
     "reload_failed": Event("error", "error", "A reload was refused; nothing has changed."),
+    "certificate_ages": Event(
+        "warning", "certificate reason", "A certificate has expired or soon will; told once a day, mail goes on."
+    ),
     "bug": Event("error", "session mail stage error traceback", "Our own mistake; the mail is kept."),
     "library": Event("info", "logger message exc_info", "A library we use said something."),
     "log_lost": Event("error", "lines reason", "Log lines that could not be written."),

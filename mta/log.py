@@ -34,13 +34,22 @@ def _now() -> str:
     whole = int(now)
     if whole != _second[0]:
         _second = (whole, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)))
-    return f"{_second[1]}.{int((now - whole) * 1e6):06d}Z"
+    return f"{_second[1]}.{str(int((now - whole) * 1e6) + 1_000_000)[1:]}Z"
+
+
+def tell(text: str) -> None:
+    """Say it to whoever started us. Nobody may be there any more, which must not end a server."""
+    try:
+        print(f"mta: {text}", file=sys.stderr, flush=True)
+    except OSError:
+        pass
 
 
 class Files:
     """A sink that appends to files ("stdout:" and "stderr:" are themselves), one write each. Raises OSError.
 
-    A file that was renamed or removed (logrotate) is opened again within a second.
+    A file that was renamed or removed (logrotate) is opened again within a second. A full disk may take half a line:
+    what comes next begins a new one, and of lines that come again nothing is written twice.
     """
 
     STANDARD = {"stdout:": 1, "stderr:": 2}  # noqa: RUF012
@@ -48,15 +57,35 @@ class Files:
     def __init__(self, to: list[str]) -> None:
         self._fds = {name: self._open(name) for name in to}
         self._looked = time.monotonic()
+        self._failed = b""  # lines not all of which could be written
+        self._written: dict[str, int] = {}  # how many bytes of them were, where
+        self._torn: set[str] = set()  # where half a line is the last thing we wrote
 
     def __call__(self, lines: bytes) -> None:
         if time.monotonic() - self._looked >= 1.0:
             self._looked = time.monotonic()
             self._follow()
-        for fd in self._fds.values():
-            rest = lines
-            while rest:
-                rest = rest[os.write(fd, rest) :]
+        before = self._written if self._failed and lines.startswith(self._failed) else {}
+        self._failed, self._written = b"", {}
+        failed: OSError | None = None
+        for name, fd in self._fds.items():
+            at = before.get(name, 0)
+            try:
+                if name in self._torn:
+                    os.write(fd, b"\n")
+                    self._torn.discard(name)
+                while at < len(lines):
+                    at += os.write(fd, lines[at:] if at else lines)
+            except OSError as error:
+                failed = error
+                whole = lines.rfind(b"\n", 0, at + 1) + 1  # a line that lacks but its end will have it
+                if at != whole:
+                    self._torn.add(name)
+                at = whole
+            self._written[name] = at
+        if failed is not None:
+            self._failed = lines
+            raise failed
 
     def _open(self, name: str) -> int:
         if name in self.STANDARD:
@@ -75,6 +104,7 @@ class Files:
             if not same:
                 self._fds[name] = self._open(name)
                 os.close(fd)
+                self._torn.discard(name)
 
 
 class Log:
@@ -89,17 +119,15 @@ class Log:
         self._lines: list[bytes] = []
 
     def event(self, event: str, **fields: Any) -> None:
-        """Write one event of `events.EVENTS`. Fields that are None or empty are left out."""
+        """Write one event of `events.EVENTS`. Fields that are None or empty text are left out."""
         level = EVENTS[event].level
         if LEVELS[level] >= self.level:
             to = self.rules if self.rules is not None and event in OF_RULES else self
             to.line(self._encoded(event, level, fields))
 
     def _encoded(self, event: str, level: str, fields: dict[str, Any]) -> bytes:
-        line = {"time": _now(), "level": level, "event": event}
-        for name, value in fields.items():
-            if value is not None and value != "":
-                line[name] = value
+        said = {name: value for name, value in fields.items() if value or (value is not None and value != "")}
+        line = {"time": _now(), "level": level, "event": event, **said}
         try:
             return _encode(line) + b"\n"
         except (TypeError, ValueError, UnicodeEncodeError):  # lone surrogates and the like: never lose the line
@@ -131,7 +159,7 @@ class Log:
             self.sink(first + b"".join(lines))
         except Exception as error:  # a full log disk must not block mail
             if not self.lost:
-                print(f"mta: the log cannot be written: {error}", file=sys.stderr)
+                tell(f"the log cannot be written: {error}")
             self.lost += len(lines)
             return
         self.lost = 0

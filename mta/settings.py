@@ -53,20 +53,20 @@ def one_of(*words: str) -> Check:
 
 
 def each_of(*words: str) -> Check:
+    """Of a list; checks are asked about each entry."""
     wrong = "must hold only " + ", ".join(words)
-    return lambda value: None if all(one in words for one in value) else wrong
+    return lambda entry: None if entry in words else wrong
 
 
 def share(value: float) -> str | None:
     return None if 0 <= value <= 1 else "must be from 0 to 1"
 
 
-def networks(value: list[str]) -> str | None:
-    for one in value:
-        try:
-            ipaddress.ip_network(one, strict=False)
-        except ValueError:
-            return f'must hold networks like "192.0.2.0/24", not {one!r}'
+def networks(entry: str) -> str | None:
+    try:
+        ipaddress.ip_network(entry, strict=False)
+    except ValueError:
+        return f'must hold networks like "192.0.2.0/24", not {entry!r}'
     return None
 
 
@@ -129,6 +129,11 @@ class Listener:
         "strict: a bare CR or LF is refused and the connection closed; repair: it becomes CRLF (local programs only).",
         one_of("strict", "repair"),
     )
+    paths: str = opt(
+        "strict",
+        'strict: MAIL FROM:<a@b> as RFC 5321 has it; loose: a blank before the "<" is taken, as old scanners say it.',
+        one_of("strict", "loose"),
+    )
 
 
 @dataclass(frozen=True)
@@ -141,6 +146,7 @@ class Smtp:
     max_body_line: int = opt(1_000_000, "Longest line in a mail.", positive, unit="bytes")
     max_received: int = opt(50, "Received fields after which a mail is a loop (RFC 5321 6.3).", positive)
     max_errors: int = opt(10, "Refused commands in a session before we hang up.", positive)
+    max_auth_failures: int = opt(3, "Failed logins in a session before we hang up.", positive)
     max_junk: int = opt(100, "NOOP, RSET, VRFY, HELP in a session without a mail before we hang up.", positive)
     max_sessions: int = opt(1000, "Open sessions of one worker; the next gets 421.", positive)
     memory: int = opt(256_000_000, "Mail content one worker holds in memory; beyond it 452.", positive, unit="bytes")
@@ -168,7 +174,9 @@ class Queue:
         "Waits after each failed attempt; the last one repeats.",
     )
     expire: float = opt(5 * 86400.0, "After this a mail is returned to its sender.", positive, unit="seconds")
-    concurrency: int = opt(100, "Deliveries one worker has under way at once.", positive)
+    concurrency: int = opt(
+        100, "Deliveries one worker has under way at once; one that takes half a minute counts no more.", positive
+    )
     connect_timeout: float = opt(30.0, "For a connection to another server.", positive, unit="seconds")
     reply_timeout: float = opt(300.0, "For the answer of another server (RFC 5321 4.5.3.2).", positive, unit="seconds")
     keep: float = opt(5.0, "How long an idle connection to another server is kept.", not_negative, unit="seconds")
@@ -309,7 +317,7 @@ class Service:
 
 @dataclass(frozen=True)
 class Capture:
-    """Sessions written down as they went, to try other rules on them (mta replay). Off unless sample is set."""
+    """Sessions, and what the queue decided of their mails, written down to try other rules on them (mta replay)."""
 
     sample: float = opt(0.0, "The share of sessions to write: 0.01 is one in a hundred, 1 all, 0 none.", share)
     path: str = opt("captures", "The folder, one file for a session.", unit="path")

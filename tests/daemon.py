@@ -2,12 +2,17 @@
 
 The configuration given is added to a small one: workers = 2, a short drain, one relay listener on 127.0.0.1, mail for
 any address into `server.folder / "Maildir"`. A table given replaces that table.
+
+Nothing here or in its tests may depend on how fast the machine is: one waits for what must come (`until`), as long as
+PATIENCE, and a limit on time stands only where the alternative takes longer than any patience (a drain of an hour).
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import random
 import signal
 import smtplib
 import socket
@@ -22,6 +27,7 @@ from typing import Any
 from mta.spool.recovery import read
 
 TREE = Path(__file__).parent.parent
+PATIENCE = 60.0  # seconds until what must come is given up; no test that passes waits so long
 
 TABLES = {
     "server": '[server]\nname = "mx.example.test"\nworkers = 2\ndrain = "5s"\n',
@@ -43,7 +49,7 @@ class Server:
         *,
         environment: dict[str, str] | None = None,
         python: str = sys.executable,
-        wait: float = 15.0,
+        wait: float = PATIENCE,
     ) -> None:
         self.folder, self.wait, self.python = folder, wait, python
         self.environment = environment or {}
@@ -89,7 +95,7 @@ class Server:
             cwd=TREE,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=2 * PATIENCE,
             check=False,
         )
         said = done.stdout + done.stderr
@@ -114,7 +120,8 @@ class Server:
 
     @property
     def ports(self) -> list[int]:
-        return [int(name.rpartition(":")[2]) for each in self.status()["listeners"] for name in each["address"]]
+        told = self.until(self.status, "it does not tell its ports")
+        return [int(name.rpartition(":")[2]) for each in told["listeners"] for name in each["address"]]
 
     @property
     def port(self) -> int:
@@ -128,6 +135,23 @@ class Server:
             for child in status.get("children", [])
             if child["state"] == "ready" and child["generation"] in (status["generation"], 0)
         }
+
+    def replaced(self, *names: str) -> None:
+        """Kill these workers ("worker 0") or the registry, and wait until others have taken their places.
+
+        A process may go on for a moment after its SIGKILL, and the master may learn of it later: only another pid says
+        that it is another process.
+        """
+        before = self.workers()
+        for name in names:
+            os.kill(before[name], signal.SIGKILL)
+        self.until(
+            lambda: (
+                all((now := self.workers()).get(name, before[name]) != before[name] for name in names)
+                and now.keys() >= before.keys()
+            ),
+            f"{' and '.join(names)} were not replaced",
+        )
 
     def waiting(self) -> int:
         """Mails in the spool, whoever they belong to. Counts what workers tell, then looks at the folders."""
@@ -150,21 +174,25 @@ class Server:
         return sorted((self.folder / "Maildir" / "new").glob("*"))
 
     def events(self, event: str = "") -> list[dict[str, Any]]:
-        """The log's lines, of one event if named; they reach the file a moment after what they tell of."""
-        time.sleep(0.03)
+        """The log's lines, of one event if named. A worker's reach the file some time after what they tell of: wait for
+        them with `until`; those of the master and of a server that has ended are there.
+
+        A reader may see half of a write, so what has no end yet is left out.
+        """
         path = self.folder / "mta.log"
-        lines = path.read_text("utf-8").splitlines() if path.exists() else []
-        found = [json.loads(line) for line in lines]
+        whole = path.read_text("utf-8").rpartition("\n")[0] if path.exists() else ""
+        found = [json.loads(line) for line in whole.splitlines()]
         return [line for line in found if not event or line["event"] == event]
 
     # -- waiting and ending ------------------------------------------------------------------------------------------
 
-    def until(self, true: Callable[[], Any], what: str, seconds: float | None = None) -> None:
-        """Wait until something holds; else fail, saying `what`."""
+    def until(self, true: Callable[[], Any], what: str, seconds: float | None = None) -> Any:
+        """Wait until something holds, and return it; else fail, saying `what`."""
         end = time.monotonic() + (seconds or self.wait)
-        while not true():
+        while not (found := true()):
             assert time.monotonic() < end, f"{what}\n{self.told()}"
             time.sleep(0.05)
+        return found
 
     def alive(self) -> None:
         assert self.program is not None and self.program.poll() is None, f"the server has ended\n{self.told()}"
@@ -180,14 +208,14 @@ class Server:
         assert self.program is not None
         self.program.send_signal(number)
 
-    def stop(self, seconds: float = 20.0) -> int:
+    def stop(self, seconds: float = PATIENCE) -> int:
         """SIGTERM, and wait; its exit code."""
         assert self.program is not None
         if self.program.poll() is None:
             self.signal(signal.SIGTERM)
         return self.ended(seconds)
 
-    def ended(self, seconds: float = 20.0) -> int:
+    def ended(self, seconds: float = PATIENCE) -> int:
         """Wait for the end; its exit code."""
         assert self.program is not None
         try:
@@ -223,10 +251,56 @@ def _kill(pid: int) -> None:
         pass
 
 
+def alive(pid: int) -> bool:
+    """Does this process run? One that has ended may stay as a zombie for as long as nobody asks how it ended."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def until_open(port: int, program: subprocess.Popen[Any]) -> None:
+    """Wait until a program that was just started listens there."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), PATIENCE).close()
+            return
+        except OSError as error:
+            assert program.poll() is None and time.monotonic() < end, f"{program.args} does not listen: {error}"
+        time.sleep(0.02)
+
+
 def free_ports(count: int) -> Iterator[int]:
-    """Ports nobody has now; for a test that must know one beforehand."""
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [sock.getsockname()[1] for sock in held]
-    for sock in held:
-        sock.close()
-    return iter(ports)
+    """Ports nobody has, and nobody gets while this process lives; for a test that must know one beforehand.
+
+    They are none of those the kernel gives away by itself, to a server on port 0 or to a client: one of these could
+    take a port before it is bound, and a client that tries a port where nobody listens could even meet itself. Other
+    runs of the tests on this machine see which are taken by names in the abstract namespace, which go with a process.
+    """
+    try:
+        lowest, highest = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    except OSError:  # some containers do not tell
+        lowest, highest = 32_768, 60_999
+    candidates = [*range(10_000, lowest), *range(highest + 1, 65_536)] or list(range(10_000, 65_536))
+    random.SystemRandom().shuffle(candidates)
+    found: list[int] = []
+    while len(found) < count:
+        port, name = candidates.pop(), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            name.bind(f"\0mta-test-port-{port}")
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+                datagrams.bind(("", port))
+            for family, host in ((socket.AF_INET, ""), (socket.AF_INET6, "::"))[: 1 + socket.has_ipv6]:
+                socket.create_server((host, port), family=family).close()
+        except OSError as error:
+            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):  # IPv6 is not here
+                name.close()
+                continue
+        _taken.append(name)
+        found.append(port)
+    return iter(found)
+
+
+_taken: list[socket.socket] = []

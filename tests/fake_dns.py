@@ -26,6 +26,7 @@ import dns.rdatatype
 import dns.rrset
 import gevent
 import gevent.server
+from daemon import free_ports
 from gevent import socket
 
 Records = Sequence[str] | str | tuple[str, Sequence[str]]
@@ -38,9 +39,9 @@ class FakeDns:
         self.zone: dict[str, dict[str, Records]] = {name.lower().rstrip("."): dict(t) for name, t in zone.items()}
         self.ttl, self.negative_ttl, self.delay = ttl, negative_ttl, delay
         self.asked: list[tuple[str, str]] = []
-        self._tcp = gevent.server.StreamServer(("127.0.0.1", 0), self._stream)
+        self.port = next(free_ports(1))
+        self._tcp = gevent.server.StreamServer(("127.0.0.1", self.port), self._stream)
         self._tcp.start()
-        self.port: int = self._tcp.server_port
         self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._udp.bind(("127.0.0.1", self.port))
         self._reader = gevent.spawn(self._datagrams)

@@ -4,8 +4,9 @@
 
 A script maps what the client does to a reply, or to a deed. Looked up, in this order: the whole command, its verb;
 "greeting" and "dot" (the end of a mail) are no commands. Replies may have several lines, split by CRLF. Deeds: "close",
-"reset", "hang" (silence until the client leaves), "tls" (say 220, then shake hands), a list (one after the other, the
-last one repeats) or a function of the number of this connection (1, 2, ...) that returns one of these.
+"reset", "hang" (silence until the client leaves, also after a 220 to STARTTLS; `silence` is called again and again
+meanwhile), "tls" (say 220, then shake hands), a list (one after the other, the last one repeats) or a function of the
+number of this connection (1, 2, ...) that returns one of these.
 `mails` holds (sender, recipients, raw) of what was answered 250, `commands` all that was said, `connections` counts.
 """
 
@@ -16,7 +17,7 @@ import ssl
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import gevent
 import gevent.server
@@ -46,6 +47,7 @@ class FakeSmtp:
         self.batches: list[bytes] = []  # as they were read
         self.connections = 0
         self.secure = 0  # connections that spoke TLS
+        self.silence: Callable[[], object] = lambda: None
         self._server = gevent.server.StreamServer((address, port), self._serve)
         self._server.start()
         self.address, self.port = address, int(self._server.server_port)
@@ -108,7 +110,8 @@ class _Session:
                     if self.do("250 2.0.0 Kept", "dot"):
                         self.server.mails.append(mail)
             elif verb == "STARTTLS":
-                self.do("tls", line, verb)
+                if self.do("tls", line, verb) and not isinstance(self.sock, ssl.SSLSocket):
+                    self.hang()  # no handshake follows
             elif verb == "QUIT":
                 self.do("221 2.0.0 Bye", line, verb)
                 raise _Over
@@ -131,9 +134,7 @@ class _Session:
             self.sock.close()
             raise _Over
         if deed == "hang":
-            while self.sock.recv(65536):
-                pass
-            raise _Over
+            self.hang()
         if deed == "tls":
             self.sock.sendall(b"220 2.0.0 Go\r\n")
             assert self.server.tls is not None
@@ -142,6 +143,15 @@ class _Session:
             return True
         self.sock.sendall(deed.encode("latin-1") + b"\r\n")
         return deed[0] in "23"
+
+    def hang(self) -> NoReturn:
+        self.sock.settimeout(0.01)
+        while True:
+            try:
+                if not self.sock.recv(65536):
+                    raise _Over
+            except TimeoutError:
+                self.server.silence()
 
     def until(self, end: bytes, before: bytes = b"") -> bytes:
         """What comes before `end`; `before` is thought to stand in front of it all."""

@@ -1,13 +1,21 @@
-"""Random well-formed mails with the truth about them: nested multiparts, forwarded mails, every encoding and name."""
+"""Mails: random well-formed ones with the truth about them, in every shape and encoding, and those of messages/."""
 
 import base64
 import quopri
 import random
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from mta.message.message import Message
+
+MESSAGES = Path(__file__).parent / "messages"
 CRLF = b"\r\n"
 WORDS = ["alpha", "beta", "gamma", "--", "delta", "--b", "=41", "From", "the", ".dot", "äöü", "☃", "x"]
 TYPES = ["text/plain", "text/html", "application/pdf", "image/gif", "application/octet-stream"]
+
+
+def sample(name: str) -> Message:
+    return Message((MESSAGES / f"{name}.eml").read_bytes())
 
 
 @dataclass

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from daemon import Server, free_ports
+from daemon import PATIENCE, Server, free_ports
 
 TREE = Path(__file__).parent.parent
 
@@ -32,7 +32,7 @@ class Playground(Server):
 
     def __init__(self, home: Path) -> None:
         self.home, self.folder = home, home / "mta-dev"
-        self.wait, self.python, self.environment = 15.0, sys.executable, {}
+        self.wait, self.python, self.environment = PATIENCE, sys.executable, {}
         self.file = self.folder / "mta.toml"
         program = home / ".venv" / "bin" / "mta"
         program.parent.mkdir(parents=True)
@@ -59,7 +59,7 @@ class Playground(Server):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=60,
+            timeout=2 * PATIENCE,
             check=False,
         )
         return done.stdout

@@ -21,10 +21,19 @@ from mta.message.message import Message
 from mta.message.reply import Refused
 from mta.net import deadline, tls
 from mta.receive.listener import Receiver
-from mta.rules.folders import Folders
+from mta.rules.engine.folders import Folders
+from mta.rules.outside.world import FakeWorld
 from mta.rules.verdict import NEXT, Verdict
 
+PATIENCE = 60.0  # seconds until what must come is given up
 STRANGER = "192.0.2.1"
+
+
+class World(FakeWorld):
+    """A made-up world whose log is the server's."""
+
+    def log(self, event: str, **fields: Any) -> None:
+        log.event(event, **fields)
 
 
 class KeptInMemory:
@@ -143,7 +152,7 @@ class Receiving:
     def events(self, name: str) -> list[dict[str, Any]]:
         return [event for event in self.log if event["event"] == name]
 
-    def connect(self, timeout: float = 10) -> socket.socket:
+    def connect(self, timeout: float = PATIENCE) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout)
 
     def talk(self, *lines: str | bytes) -> list[bytes]:
@@ -155,7 +164,7 @@ class Receiving:
                 heard.append(reply(replies))
             return heard
 
-    def settle(self, seconds: float = 5) -> None:
+    def settle(self, seconds: float = PATIENCE) -> None:
         """Wait until no session is left."""
         until(lambda: not self.receiver.sessions, seconds)
 
@@ -173,7 +182,7 @@ def reply(file: Any) -> bytes:
             return lines
 
 
-def until(true: Callable[[], Any], seconds: float = 5) -> None:
+def until(true: Callable[[], Any], seconds: float = PATIENCE) -> None:
     """Wait until something is so."""
     with gevent.Timeout(seconds, AssertionError("it did not happen")):
         while not true():

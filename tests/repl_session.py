@@ -6,7 +6,7 @@ from pathlib import Path
 import pexpect
 
 screen = pexpect.spawn(
-    sys.executable, ["-m", "mta", "lua", "repl", "rules"], dimensions=(40, 130), timeout=20, encoding="utf-8"
+    sys.executable, ["-m", "mta", "lua", "repl", "rules"], dimensions=(40, 130), timeout=60, encoding="utf-8"
 )
 screen.logfile_read = sys.stdout
 screen.expect("5 rules")
@@ -29,7 +29,7 @@ screen.expect("who decided what")  # the menu tells what a command is for
 screen.send("y\r")
 screen.expect('accept by "welcome"')
 screen.send("mail.headers:get('Subject')\r")
-screen.expect("mail.headers is not known before preq")
+screen.expect("mail.headers:get is not known before preq")
 screen.send(":run\r")
 screen.expect("result")
 screen.send("while true do end\r")

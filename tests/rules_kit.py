@@ -6,12 +6,17 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from mta import settings
-from mta.rules import example
-from mta.rules.engine import Rules
+from mta import resources, settings
+from mta.rules.engine.engine import Rules
+from mta.rules.outside.world import FakeWorld
 from mta.rules.transaction import Transaction
+from mta.rules.trying import example
 from mta.rules.verdict import Verdict
-from mta.rules.world import FakeWorld
+
+
+def shipped(name: str) -> str:
+    """The text of one of lua/examples/."""
+    return (resources.folder("lua") / "examples" / f"{name}.lua").read_text("utf-8")
 
 
 class Bench:

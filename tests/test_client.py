@@ -8,6 +8,9 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from daemon import PATIENCE
+from fake_smtp import Deed, FakeSmtp
+from hands import Hands, moved
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,19 +21,16 @@ from mta.message.envelope import Envelope, Recipient
 from mta.message.message import Message
 from mta.message.reply import Refused
 from mta.net import clock
-from mta.net.deadline import TABLE
 from mta.net.stream import connect
-from mta.net.tls import client_context, server_context
-from tests.fake_smtp import FakeSmtp, certificate
+from mta.net.tls import client_context
 
 RAW = b"Subject: x\r\n\r\n.a dot\r\n..two\r\n"
 
 
 @pytest.fixture(autouse=True)
-def fine_deadlines() -> Iterator[None]:
-    old = TABLE.finer(0.02)
-    yield
-    TABLE.finer(old)
+def hands() -> Iterator[Hands]:
+    with moved() as hands:
+        yield hands
 
 
 def canonical(text: bytes) -> bytes:
@@ -85,9 +85,9 @@ def test_large_bodies_are_passed_in_chunks() -> None:
     assert max(sizes) <= client.CHUNK + 8
 
 
-def talk(server: FakeSmtp, timeout: float = 0.3) -> Client:
-    stream = connect("127.0.0.1", server.port, clock.monotonic() + 1)
-    return Client(stream, "mx.fake.test [127.0.0.1]", "me.test", timeout)
+def talk(server: FakeSmtp) -> Client:
+    stream = connect("127.0.0.1", server.port, clock.monotonic() + PATIENCE)
+    return Client(stream, "mx.fake.test [127.0.0.1]", "me.test", PATIENCE)
 
 
 def mail(*names: str, sender: str = "ann@here.test", body: str = "") -> Envelope:
@@ -98,8 +98,8 @@ def send(talking: Client, envelope: Envelope, raw: bytes = RAW) -> dict[str, str
     return {str(a.recipient.address): str(a.reply) for a in talking.send(envelope, envelope.recipients, Message(raw))}
 
 
-def greeted(server: FakeSmtp, timeout: float = 0.3) -> Client:
-    talking = talk(server, timeout)
+def greeted(server: FakeSmtp) -> Client:
+    talking = talk(server)
     talking.greet()
     return talking
 
@@ -163,6 +163,21 @@ def test_a_sender_refused_is_the_answer_for_all() -> None:
             assert said == dict.fromkeys(["bob@far.test", "eve@far.test"], "553 5.1.8 Not you")
 
 
+@pytest.mark.parametrize("where", ["MAIL", "DATA"])
+@pytest.mark.parametrize("extensions", [("PIPELINING",), ()])
+@pytest.mark.parametrize("behind", ["close", "421 4.7.0 Away with you"])
+def test_a_no_is_the_answer_also_of_a_server_that_hangs_up_behind_it(
+    where: str, extensions: tuple[str, ...], behind: str
+) -> None:
+    script: dict[str, Deed] = {where: "554 5.7.1 We know you", "RSET": behind}
+    if where == "MAIL":
+        script["RCPT"] = behind
+    with FakeSmtp(script, extensions=extensions) as server:
+        talking = greeted(server)
+        assert send(talking, mail("bob@far.test")) == {"bob@far.test": "554 5.7.1 We know you"}
+        assert talking.spoilt
+
+
 @pytest.mark.parametrize("local", ["gr\xfc\xdf", "a\r\nRCPT TO:<b", "a\nb", "a\x00"])
 def test_an_address_that_cannot_be_sent_as_it_is_is_not_sent(local: str) -> None:
     with FakeSmtp() as server:
@@ -202,7 +217,7 @@ def test_a_server_that_takes_no_recipient_at_all_ends_it() -> None:
 
 def test_a_thousand_recipients() -> None:
     with FakeSmtp() as server:
-        said = send(greeted(server, 5), mail(*(f"r{n}@far.test" for n in range(1000))))
+        said = send(greeted(server), mail(*(f"r{n}@far.test" for n in range(1000))))
         assert len(said) == 1000 and len(server.mails[0][1]) == 1000
 
 
@@ -224,8 +239,9 @@ def test_a_nul_ends_the_conversation_before_the_dot() -> None:
     "deed", ["close", "reset", "hang", "nonsense", "250-endless\r\n251 other code", "421 4.3.2 Bye"]
 )
 @pytest.mark.parametrize("where", ["MAIL", "RCPT", "DATA", "dot"])
-def test_whatever_breaks_is_temporary_and_spoils_the_conversation(where: str, deed: str) -> None:
+def test_whatever_breaks_is_temporary_and_spoils_the_conversation(where: str, deed: str, hands: Hands) -> None:
     with FakeSmtp({where: deed}) as server:
+        server.silence = lambda: hands.forward(PATIENCE)
         talking = greeted(server)
         began = time.monotonic()
         with pytest.raises(Lost) as lost:
@@ -233,13 +249,14 @@ def test_whatever_breaks_is_temporary_and_spoils_the_conversation(where: str, de
         assert lost.value.reply.temporary
         assert lost.value.content == (where == "dot")
         assert talking.spoilt and not talking.quiet
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < PATIENCE / 2
 
 
 @pytest.mark.parametrize("where", ["greeting", "EHLO"])
 @pytest.mark.parametrize("deed", ["close", "reset", "hang", "garbage"])
-def test_a_bad_beginning(where: str, deed: str) -> None:
+def test_a_bad_beginning(where: str, deed: str, hands: Hands) -> None:
     with FakeSmtp({where: deed}) as server, pytest.raises(Lost):
+        server.silence = lambda: hands.forward(PATIENCE)
         greeted(server)
 
 
@@ -273,13 +290,8 @@ def test_enhanced_codes_as_servers_write_them() -> None:
 def test_a_large_mail_goes_through_a_slow_reader() -> None:
     raw = b"Subject: big\r\n\r\n" + (b"." * 70 + b"\r\n") * 60_000
     with FakeSmtp() as server:
-        assert send(greeted(server, 5), mail("bob@far.test"), raw) == {"bob@far.test": "250 2.0.0 Kept"}
+        assert send(greeted(server), mail("bob@far.test"), raw) == {"bob@far.test": "250 2.0.0 Kept"}
         assert server.mails[0][2] == raw
-
-
-@pytest.fixture(scope="module")
-def context(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
-    return server_context(*certificate(tmp_path_factory.mktemp("tls")))
 
 
 def test_tls_when_offered(context: ssl.SSLContext) -> None:
@@ -301,8 +313,9 @@ def test_tls_refused_is_no_trouble(context: ssl.SSLContext) -> None:
 
 
 @pytest.mark.parametrize("deed", ["220 go\r\n250 injected", "220 but no TLS", "close", "hang"])
-def test_tls_that_fails_ends_the_conversation(context: ssl.SSLContext, deed: str) -> None:
+def test_tls_that_fails_ends_the_conversation(context: ssl.SSLContext, deed: str, hands: Hands) -> None:
     with FakeSmtp({"STARTTLS": deed}, tls=context) as server:
+        server.silence = lambda: hands.forward(PATIENCE)
         talking = greeted(server)
         with pytest.raises(Lost):
             talking.start_tls(client_context(), "fake.test")

@@ -3,14 +3,13 @@
 import dataclasses
 import os
 import re
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from commands import mta
 
-from mta import config
+from mta import config, toml
 from mta.cli import config as command
 from mta.settings import Settings
 
@@ -74,9 +73,23 @@ def test_paths_lie_beside_the_file_also_when_the_file_does_not_name_them(tmp_pat
     assert settings.log.to == ["stdout:", f"{tmp_path}/x.log"]
 
 
+def test_lists_are_checked_entry_by_entry(tmp_path: Path) -> None:
+    text = '[capture]\nverdicts = ["deny", "discard"]\nnetworks = ["192.0.2.0/24", "2001:db8::1"]\n'
+    capture = read(tmp_path, text).capture
+    assert (capture.verdicts, capture.networks) == (["deny", "discard"], ["192.0.2.0/24", "2001:db8::1"])
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        (
+            '[capture]\nverdicts = ["deny", "no"]',
+            "mta.toml:2: [capture] verdicts must hold only accept, faccept, deny, defer, reply, quarantine, discard",
+        ),
+        (
+            '[capture]\nnetworks = ["192.0.2.0/24", "here"]',
+            "mta.toml:2: [capture] networks must hold networks like \"192.0.2.0/24\", not 'here'",
+        ),
         ("[smtp]\nmax_sise = 4", "mta.toml:2: [smtp] there is no setting max_sise; did you mean max_size?"),
         ("[smpt]\nmax_size = 4", "mta.toml:1: there is no section smpt; did you mean smtp?"),
         ('[smtp]\nmax_size = "10X"', 'mta.toml:2: [smtp] max_size must be a size like "500K", "10M" or "2G"'),
@@ -92,6 +105,14 @@ def test_paths_lie_beside_the_file_also_when_the_file_does_not_name_them(tmp_pat
         ('[log]\nto = "mta.log"', "mta.toml:2: [log] to must be a list"),
         ('[log]\nto = ["journal:"]', "mta.toml:2: [log] logging to journal: is not built yet"),
         ("server = 3", "mta.toml:1: server must be a table"),
+        (
+            '[server]\ntrusted = ["10.0.0.5/24"]',
+            "mta.toml:2: [server] trusted: '10.0.0.5/24' is not a network; write '10.0.0.0/24'",
+        ),
+        (
+            '[dns]\nservers = ["192.0.2.1", "2001:db8::1", "[2001:db8::1]:53", "here"]',
+            'mta.toml:2: [dns] servers: \'here\' is not an address; write "192.0.2.1" or "192.0.2.1:53"',
+        ),
         ('[[listener]]\nkind = "lmtp"', "mta.toml:2: [[listener]] lmtp listeners are not built yet"),
         (
             '[[listener]]\nkind = "submissions"',
@@ -121,7 +142,7 @@ def test_paths_lie_beside_the_file_also_when_the_file_does_not_name_them(tmp_pat
         ),
         (
             '[server]\ntrusted = [\n  "127.0.0.1",\n  "10.0.0.0/33",\n]',
-            "mta.toml:2: [server] trusted: '10.0.0.0/33' does not appear to be an IPv4 or IPv6 network (entry 2)",
+            'mta.toml:2: [server] trusted: \'10.0.0.0/33\' is not a network; write "192.0.2.1" or "192.0.2.0/24"',
         ),
         (
             '[queue]\nretry = ["1m", "x"]',
@@ -132,6 +153,31 @@ def test_paths_lie_beside_the_file_also_when_the_file_does_not_name_them(tmp_pat
 )
 def test_a_complaint_says_where_and_what_to_do(tmp_path: Path, text: str, said: str) -> None:
     assert complaints(tmp_path, text) == [said]
+
+
+def test_a_mistake_of_one_kind_hides_none_of_another(tmp_path: Path) -> None:
+    """What a value is and what several values mean together is looked at in one go."""
+    said = complaints(
+        tmp_path,
+        '[server]\nworkers = 0\ntrusted = ["here"]\n[[listener]]\naddress = "x"\n[[listener]]\nkind = "no"\n'
+        "address = 3\n",
+    )
+    assert [line.partition("]")[0] for line in said] == [
+        "mta.toml:2: [server",
+        "mta.toml:3: [server",
+        "mta.toml:5: [[listener",
+        "mta.toml:7: [[listener",
+        "mta.toml:8: [[listener",
+    ]
+    for wrong in ("trusted = 3", "trusted = [3]", "name = 3"):
+        assert len(complaints(tmp_path, f"[server]\n{wrong}\n")) == 1
+    for wrong in ("retry = 3", "retry = [3]"):
+        assert len(complaints(tmp_path, f"[queue]\n{wrong}\n")) == 1
+    for wrong in ("listener = 3", "domain = 3", "domain = [3]", "dns = 3", "replies = 3", "service = [1]", "route = 1"):
+        assert len(complaints(tmp_path, f"{wrong}\n")) == 1
+    for wrong in ('[[listener]]\ntls = "x"', '[domain."a.test"]\npath = 3', "[service.a]\narguments = 3"):
+        assert len(complaints(tmp_path, f"{wrong}\n")) == 1
+    assert len(complaints(tmp_path, "[replies]\nok = 3\n")) == 1
 
 
 def test_all_complaints_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
@@ -158,7 +204,7 @@ def test_line_numbers_step_over_long_values() -> None:
         "[[l]]\n[[l]]\n[l.tls]\nkey = 1\n"  # 14-17
     )
     tomllib.loads(text)
-    lines = config.line_numbers(text)
+    lines = toml.line_numbers(text)
     assert lines[("one", "list")] == 6
     assert lines[("one", "quoted key")] == 10
     assert lines[("one", "dotted", "key")] == 11
@@ -227,6 +273,15 @@ def test_the_sample_names_every_setting() -> None:
         assert set(given) == names, section
 
 
+def test_an_installed_server_writes_nothing_beside_its_file(tmp_path: Path) -> None:
+    """The unit lets it write below /var and /run only; what is read may lie in /etc."""
+    (tmp_path / "mta.toml").write_text(command.sample(command.INSTALLED))
+    beside = set()
+    for section, _, values in command.tables(config.read(tmp_path / "mta.toml").settings):
+        beside |= {f"{section} {name}" for name, value in values.items() if str(tmp_path) in str(value)}
+    assert beside == {"[rules] path", "[rules] domains", "[rules] lists", "[keys] path"}
+
+
 def test_the_sample_for_an_installed_system() -> None:
     text = command.sample(command.INSTALLED)
     table = tomllib.loads(text)
@@ -234,18 +289,30 @@ def test_the_sample_for_an_installed_system() -> None:
     assert table["log"]["to"] == ["/var/log/mta/mta.log"]
 
 
-def mta(*words: str, cwd: Path, code: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "mta", *words],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(TREE)},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
+def test_check_warns_of_folders_one_may_not_write(tmp_path: Path) -> None:
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "rules" / "main.lua").write_text("")
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "mta.toml").write_text(
+        '[[listener]]\naddress = "127.0.0.1:0"\n[store]\npath = "file/store"\n[spool]\npath = "file"\n'
+        '[domain."a.test"]\npath = "file/{domain}/{local_part}"\n[domain."b.test"]\npath = "mail/{domain}"\n'
     )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    said = mta("config", "check", cwd=tmp_path).splitlines()
+    assert [line.partition(": ")[0] for line in said] == ["mta.toml:6", "mta.toml:4", "mta.toml:8", "mta.toml"]
+    assert "file/store: " in said[1] and "may not write there (a warning)" in said[1]
+
+
+def test_check_of_empty_paths_comes_to_an_end(tmp_path: Path) -> None:
+    (tmp_path / "mta.toml").write_text('[spool]\npath = ""\n[store]\npath = ""\n[log]\nto = [""]\n')
+    assert "there is no [[listener]]" in mta("config", "check", cwd=tmp_path, code=1)
+
+
+def test_check_knows_who_asks_without_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "mta.toml").write_text('[spool]\npath = "file/spool"\n')
+    monkeypatch.setattr(os, "geteuid", lambda: 4_123_456)
+    made = config.read(tmp_path / "mta.toml")
+    assert any(": user 4123456, who asks, may not write there" in said for said in command._warnings(made))
 
 
 def test_show_says_where_each_value_comes_from(tmp_path: Path) -> None:
@@ -281,5 +348,31 @@ def test_check_finds_what_no_reader_can(tmp_path: Path) -> None:
     assert "main.lua" in told
     assert '[domain."a.test"] users:' in told
     (tmp_path / "rules" / "main.lua").write_text("")
-    (tmp_path / "mta.toml").write_text('[server]\nname = "a.test"\n')
+    (tmp_path / "mta.toml").write_text('[server]\nname = "a.test"\n[[listener]]\naddress = "127.0.0.1:0"\n')
     assert mta("config", "check", cwd=tmp_path) == "mta.toml: fine\n"
+
+
+def test_check_says_where(tmp_path: Path) -> None:
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "rules" / "main.lua").write_text("")
+    (tmp_path / "mta.toml").write_text(
+        '[server]\nuser = "nobody-has-this-name"\n[replies]\nbusy = "250 Ok"\n'
+        '[domain."a.test"]\nusers = "nobody.txt"\n[service.a]\narguments = ["/nothing/here"]\n'
+        '[[listener]]\naddress = "127.0.0.1:0"\ntls = { certificate = "none.pem" }\n'
+    )
+    assert mta("config", "check", cwd=tmp_path, code=1).replace(f"{tmp_path}/", "").splitlines() == [
+        "mta.toml:11: [[listener]] none.pem: the certificate cannot be read: No such file or directory",
+        'mta.toml:6: [domain."a.test"] users: nobody.txt: No such file or directory',
+        "mta.toml:4: [replies] busy must be a 452, not 250",
+        "mta.toml:2: [server] user: there is no user nobody-has-this-name",
+        "mta.toml:8: [service.a] /nothing/here: there is no such program here, or it may not be run (a warning)",
+    ]
+
+
+def test_warnings_do_not_keep_a_server_from_starting(tmp_path: Path) -> None:
+    """The unit asks mta config check before it starts, and an old certificate is better than no mail."""
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "rules" / "main.lua").write_text("")
+    (tmp_path / "mta.toml").write_text('[server]\nname = "a.test"\n')
+    said = mta("config", "check", cwd=tmp_path)
+    assert said == "mta.toml: there is no [[listener]], so the server takes no mail (a warning)\nmta.toml: fine\n"

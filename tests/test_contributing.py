@@ -16,6 +16,8 @@ def test_the_one_command_is_the_one_the_proof_runs() -> None:
 def test_every_room_is_on_the_plan() -> None:
     rooms = {path.parent.name for path in (TREE / "mta").glob("*/__init__.py")}
     assert set(re.findall(r"^``(\w+)/``", PAGE, re.M)) == rooms
+    inside = {path.parent.name for path in (TREE / "mta" / "rules").glob("*/__init__.py")}
+    assert set(re.findall(r"^``rules/(\w+)/``", PAGE, re.M)) == inside
 
 
 def test_the_dialogue_shown_is_one_of_the_tests() -> None:

@@ -13,12 +13,13 @@ from typing import Any
 
 import gevent
 import pytest
-from daemon import free_ports
+from daemon import PATIENCE, free_ports
 from gevent import monkey
+from receiving import until
 
 from mta import log as log_module
 from mta import settings
-from mta.daemon import channel, listening, logs, privileges, waiting
+from mta.daemon import channel, hearing, listening, logs, privileges, waiting
 from mta.daemon.child import Child, Pulses
 from mta.daemon.control import Near
 from mta.daemon.watching import EVERY, Watch
@@ -27,7 +28,6 @@ from mta.message.envelope import Envelope, Recipient
 from mta.settings import Listener
 
 TREE = Path(__file__).parent.parent
-PATIENCE = 10.0
 
 # -- children --------------------------------------------------------------------------------------------------------
 
@@ -73,6 +73,31 @@ def test_messages_keep_their_borders_and_an_end_is_noticed() -> None:
         here.take()
     assert not here.send(do="anything")
     here.close()
+
+
+def test_a_word_that_ends_in_a_mistake_of_ours_is_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a worker whose reload failed oddly would not hear that it should end."""
+    said: list[str] = []
+    bugs: list[BaseException] = []
+    monkeypatch.setattr(hearing.log, "bug", bugs.append)
+
+    def heard(words: dict[str, Any]) -> None:
+        said.append(words["do"])
+        if words["do"] == "prepare":
+            raise LookupError("odd")
+
+    here, there = channel.pair()
+    hearing.hear(there, heard, lambda: said.append("gone"))
+    for word in ("prepare", "drain"):
+        here.send(do=word)
+    with gevent.Timeout(PATIENCE):
+        while said != ["prepare", "drain"]:
+            gevent.sleep(0.01)
+        here.close()
+        while said != ["prepare", "drain", "gone"]:
+            gevent.sleep(0.01)
+    assert [type(one) for one in bugs] == [LookupError]
+    there.close()
 
 
 def test_a_child_that_does_not_read_never_blocks_the_master() -> None:
@@ -149,6 +174,7 @@ def test_an_address_that_cannot_be_had(address: str, why: str, sockets: listenin
     assert str(error.value).startswith(f"{address}: ")
 
 
+@pytest.mark.needs(ipv6=True)
 def test_both_families_by_one_address(sockets: listening.Listening) -> None:
     ((_, bound),) = sockets.take(addresses("[::]:0"), 1)
     port = bound.sockets[0].getsockname()[1]
@@ -196,14 +222,9 @@ def own_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[log_module.Log]:
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def until(true: Any) -> None:
-    end = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < end
-        gevent.sleep(0.01)
+    """Those that are whole: a reader may see half of a write."""
+    whole = path.read_text().rpartition("\n")[0] if path.exists() else ""
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def test_lines_of_a_loop_turn_go_out_together(own_log: log_module.Log, tmp_path: Path) -> None:
@@ -212,6 +233,21 @@ def test_lines_of_a_loop_turn_go_out_together(own_log: log_module.Log, tmp_path:
     own_log.event("stopped", pid=1)
     assert not lines(tmp_path / "a.log")
     until(lambda: len(lines(tmp_path / "a.log")) == 2 and len(lines(tmp_path / "b.log")) == 2)
+
+
+def test_what_a_line_leaves_out(own_log: log_module.Log, tmp_path: Path) -> None:
+    """None and empty text; but nothing, no and nobody are said."""
+    logs.in_child(settings.Log(to=[str(tmp_path / "a.log")]))
+    own_log.event("started", pid=0, ms=0.0, ok=False, recipients=[], vars={}, reason="", rule=None)
+    until(lambda: lines(tmp_path / "a.log"))
+    (line,) = lines(tmp_path / "a.log")
+    assert {name: line[name] for name in line.keys() - {"time", "level", "event"}} == {
+        "pid": 0,
+        "ms": 0.0,
+        "ok": False,
+        "recipients": [],
+        "vars": {},
+    }
 
 
 def test_a_library_logs_into_the_same_file_with_the_same_fields(own_log: log_module.Log, tmp_path: Path) -> None:
@@ -249,11 +285,12 @@ def test_a_full_disk_blocks_nobody_and_what_is_lost_is_counted(
         written(text)
 
     monkeypatch.setattr(sink, "files", files)
+    others: list[int] = []
     for n in range(50):
-        began = time.monotonic()
+        gevent.spawn(others.append, n)
         own_log.event("stopped", pid=n)
+        assert len(others) == n, "somebody else had a turn: it waited"
         gevent.sleep(0.002)
-        assert time.monotonic() - began < 1
     assert own_log.lost > 10
     full[0] = False
     until(lambda: lines(tmp_path / "a.log") and not sink._busy)
@@ -265,11 +302,75 @@ def test_a_full_disk_blocks_nobody_and_what_is_lost_is_counted(
     assert "cannot be written" in capsys.readouterr().err
 
 
+def test_a_disk_that_takes_half_a_line_tears_no_other_and_gets_none_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full, fine = tmp_path / "full.log", tmp_path / "fine.log"
+    files, write, room = log_module.Files([str(full), str(fine)]), os.write, [13]
+
+    def limited(fd: int, text: bytes) -> int:
+        if os.fstat(fd).st_ino != full.stat().st_ino:
+            return write(fd, text)
+        if not room[0]:
+            raise OSError(28, "No space left on device")
+        text = text[: room[0]]
+        room[0] -= len(text)
+        return write(fd, text)
+
+    monkeypatch.setattr(os, "write", limited)
+    first = b'{"n":1}\n{"n":2}\n'
+    for text in (first, first, first + b'{"n":3}\n'):  # as who tries again does
+        with pytest.raises(OSError, match="No space"):
+            files(text)
+    room[0] = 1000
+    files(first + b'{"n":3}\n')
+    assert full.read_bytes() == b'{"n":1}\n{"n":\n{"n":2}\n{"n":3}\n'
+    assert fine.read_bytes() == b'{"n":1}\n{"n":2}\n{"n":3}\n'
+    room[0] = 3
+    with pytest.raises(OSError, match="No space"):
+        files(b'{"n":4}\n')
+    room[0] = 1000
+    files(b'{"n":5}\n')  # as who has given those up does
+    assert full.read_bytes().endswith(b'{"n":3}\n{"n\n{"n":5}\n')
+    assert fine.read_bytes().endswith(b'{"n":3}\n{"n":4}\n{"n":5}\n')
+    room[0] = 7
+    with pytest.raises(OSError, match="No space"):
+        files(b'{"n":6}\n')  # all but its end
+    room[0] = 1000
+    files(b'{"n":6}\n{"n":7}\n')
+    assert full.read_bytes().endswith(b'{"n":5}\n{"n":6}\n{"n":7}\n')
+
+
 def test_nothing_is_lost_at_the_end_of_a_process(own_log: log_module.Log, tmp_path: Path) -> None:
     logs.in_child(settings.Log(to=[str(tmp_path / "a.log")]))
     own_log.event("stopped", pid=1)
     logs.finish()
     assert len(lines(tmp_path / "a.log")) == 1
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_process_ends_when_the_thread_has_written_what_it_has_in_hand(
+    own_log: log_module.Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    """Else the last lines of a worker would depend on who is faster, its end or a thread."""
+    logs.in_child(settings.Log(to=[str(tmp_path / "a.log")]))
+    sink = own_log.sink
+    assert isinstance(sink, logs.Threaded)
+    written, first = sink.files, iter([True])
+
+    def slowly(text: bytes) -> None:
+        for _ in first:
+            monkey.get_original("time", "sleep")(0.1)  # the thread, not a greenlet
+            if broken:
+                raise OSError(28, "No space left on device")
+        written(text)
+
+    monkeypatch.setattr(sink, "files", slowly)
+    own_log.event("stopped", pid=1)
+    until(lambda: sink._writing)
+    own_log.event("stopped", pid=2)
+    logs.finish()
+    assert [line["pid"] for line in lines(tmp_path / "a.log")] == [1, 2]
 
 
 def test_a_rotated_file_is_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,13 +19,13 @@ import gevent
 import pytest
 from daemon import Server
 from fake_dns import FakeDns
-from receiving import PythonRules, Receiving, self_signed, trusting
+from receiving import PythonRules, Receiving, World, self_signed, trusting
 
-from mta import log, settings
-from mta.rules import dialogue
-from mta.rules.dialogue import Aftermath, Dialogue, DialogueError, Player
-from mta.rules.engine import Rules
-from mta.rules.world import FakeWorld
+from mta import settings
+from mta.cli.lua.inprocess import EXAMPLE, with_lines
+from mta.rules.engine.engine import Rules
+from mta.rules.trying import dialogue
+from mta.rules.trying.dialogue import Aftermath, Dialogue, DialogueError, Player
 
 FOLDER = Path(__file__).parent / "dialogues"
 FILES = sorted(FOLDER.glob("*.smtp"))
@@ -40,33 +40,11 @@ def zone(told: Dialogue) -> dict[str, dict[str, list[str]]]:
     return made
 
 
-class World(FakeWorld):
-    """A made-up world whose log is the server's."""
-
-    def log(self, event: str, **fields: Any) -> None:
-        log.event(event, **fields)
-
-
 def sections(told: Dialogue, folder: Path) -> dict[str, Any]:
     """The settings a dialogue is played with: one domain, example.test, and what its `with` lines say."""
-    made: dict[str, Any] = {
-        "server": settings.Server(name="mx.example.test", trusted=["192.0.2.99"]),
-        "domain": {"example.test": settings.Domain()},
-    }
-    known = {field.name: field.default_factory for field in dataclasses.fields(settings.Settings)}
-    for line in told.all("domain"):
-        name, _, users = line.partition(" users=")
-        where = "any"
-        if users:
-            where = str(folder / f"users-{name}")
-            Path(where).write_text("\n".join(users.split(",")))
-        made["domain"][name] = settings.Domain(users=where)
-    for word, rest in told.given:
-        section, dot, key = word.partition(".")
-        if dot and section != "listener":
-            value = tomllib.loads(f"value {rest}")["value"]
-            made[section] = dataclasses.replace(made.get(section) or known[section](), **{key: value})
-    return made
+    plain, made = settings.Settings(), with_lines(told, settings.Settings(**EXAMPLE), folder)
+    names = [field.name for field in dataclasses.fields(made)]
+    return {name: getattr(made, name) for name in names if getattr(made, name) != getattr(plain, name)}
 
 
 def listener(told: Dialogue, certificate: tuple[str, str] | None) -> settings.Listener:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from daemon import Server
+
 from mta.events import EVENTS
-from tests.daemon import Server
 
 MTA = Path(__file__).parent.parent / "mta"
 
@@ -18,8 +19,8 @@ def test_every_event_is_written_somewhere() -> None:
 
 def test_the_rules_version_is_in_the_log_at_the_start_and_after_a_reload(tmp_path: Path) -> None:
     with Server(tmp_path, rules="-- nothing yet\n") as server:
+        server.until(lambda: len(server.events("rules_loaded")) == 2, "not one of each worker")
         first = {line["version"] for line in server.events("rules_loaded")}
-        assert len(server.events("rules_loaded")) == 2  # a worker each
         server.rules('on.connect("another", function(mail) end)\n')
         server.reload()
         server.until(lambda: len(server.events("rules_loaded")) == 4, "the new version is not in the log")

@@ -15,7 +15,7 @@ import pytest
 from mta.message import address, addresses, footer, headers, parameters, reply, words
 from mta.message.message import Message
 from mta.message.reply import Refused
-from mta.receive import command
+from mta.receive import command, sasl
 from mta.receive.content import Content
 
 HERE = Path(__file__).parent
@@ -127,6 +127,24 @@ def smtp_command(data: bytes) -> None:
             assert reader(rest) is not None
         except Refused as refused:
             assert refused.reply.permanent
+
+
+@target
+def sasl_exchange(data: bytes) -> None:
+    """What follows AUTH in the first line, the client's answers in the others."""
+    first, *lines = data.split(b"\r\n")
+    steps = sasl.exchange(first.decode("latin-1"))
+    try:
+        asked = next(steps)
+        for line in lines:
+            assert asked.isascii()
+            asked = steps.send(line)
+    except Refused as refused:
+        assert refused.reply.permanent
+    except StopIteration as end:
+        found = end.value
+        assert (found.user + found.password + found.identity).isprintable() or not found.user.isascii()
+        assert found.mechanism in sasl.MECHANISMS and len(found.user.encode()) <= sasl.MAX_NAME
 
 
 @target

@@ -9,7 +9,7 @@ import mta
 HOUSE = Path(mta.__file__).parent
 
 FLOORS = [  # from the ground up; a room sees the rooms of the floors below it and nothing else
-    ["message", "settings", "events"],
+    ["message", "settings", "events", "toml"],
     ["net", "config", "log", "domains", "resources"],
     ["spool", "auth"],
     ["rules"],
@@ -21,9 +21,19 @@ FLOORS = [  # from the ground up; a room sees the rooms of the floors below it a
 BESIDE = {("net", "log"), ("domains", "config"), ("domains", "net")}  # who may see whom on the same floor
 
 GEVENT = ["net/", "receive/listener.py", "deliver/queue.py", "daemon/", "__main__.py"]
-LUPA = ["rules/engine.py", "rules/sandbox.py"]
+LUPA = ["rules/engine/engine.py", "rules/engine/sandbox.py"]
 
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+RULES = [  # the same inside rules/: its folders, and the modules that stand beside them
+    ["transaction", "verdict"],
+    ["outside"],
+    ["words"],
+    ["check", "pages"],
+    ["engine"],
+    ["trying"],
+]
+FLOOR_OF_RULES = {folder: number for number, folders in enumerate(RULES) for folder in folders}
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
@@ -40,8 +50,8 @@ def imported(name: str, tree: ast.Module) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
             module = ".".join(filter(None, [base, node.module]))
-            if module == "mta":
-                yield from (f"mta.{alias.name}" for alias in node.names)
+            if module in ("mta", "mta.rules"):
+                yield from (f"{module}.{alias.name}" for alias in node.names)
             else:
                 yield module
 
@@ -67,6 +77,27 @@ def test_imports_look_down_only() -> None:
             if there not in FLOOR or there == here:  # mta.__version__, or the same room
                 continue
             if FLOOR[there] >= FLOOR[here] and (here, there) not in BESIDE:
+                wrong.append(f"mta/{name} imports {what}")
+    assert not wrong, "imports look down only"
+
+
+class Running(ast.NodeTransformer):
+    """Takes out what is imported for its types alone: a lower floor may name what a higher one puts into its hands."""
+
+    def visit_If(self, node: ast.If) -> ast.AST | None:
+        return None if ast.unparse(node.test) == "TYPE_CHECKING" else self.generic_visit(node)
+
+
+def test_inside_rules_imports_look_down_too() -> None:
+    wrong = []
+    for name, tree in modules():
+        here = name.removeprefix("rules/").split("/")[0].removesuffix(".py")
+        if not name.startswith("rules/") or here == "__init__":
+            continue
+        assert here in FLOOR_OF_RULES, f"which floor of rules is mta/{name} on?"
+        for what in imported(name, Running().visit(tree)):
+            there = what.removeprefix("mta.rules.").split(".")[0]
+            if what.startswith("mta.rules.") and there != here and FLOOR_OF_RULES[there] >= FLOOR_OF_RULES[here]:
                 wrong.append(f"mta/{name} imports {what}")
     assert not wrong, "imports look down only"
 

@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -16,14 +17,16 @@ from typing import Any
 import gevent
 import msgspec
 import pytest
+from receiving import PATIENCE, until
 
 from mta import log
+from mta.message import encodings
 from mta.message.address import Address
 from mta.message.envelope import Envelope, Recipient
 from mta.message.message import Message
 from mta.message.reply import Refused
 from mta.settings import Spool as Settings
-from mta.spool import keeping, records
+from mta.spool import adoption, keeping, reading, records
 from mta.spool.disk import Buffers, Disk
 from mta.spool.index import Entry, Index
 from mta.spool.journal import JournalSpool
@@ -76,6 +79,10 @@ class Faulty(Disk):
         self._told("sync_folder", path)
         super().sync_folder(path)
 
+    def open(self, path: str, *, write: bool = False) -> int:
+        self._told("open", path)
+        return super().open(path, write=write)
+
     def read(self, fd: int, size: int, at: int) -> bytes:
         self._told("read", self._path(fd))
         return super().read(fd, size, at)
@@ -126,6 +133,13 @@ def ids(spool: JournalSpool) -> list[str]:
     return sorted(e.id for e in spool.find())
 
 
+def spoil(path: str, text: bytes) -> None:
+    """One byte on the disk is another: the first of where that text stands first."""
+    with open(path, "r+b") as file:
+        file.seek(file.read().index(text))
+        file.write(b"X")
+
+
 def die(spool: JournalSpool) -> str:
     """End as a killed process does: nothing is tidied, the lock is gone. Its folder."""
     spool._closed = True
@@ -138,11 +152,8 @@ def die(spool: JournalSpool) -> str:
 
 
 def settle_down(spool: JournalSpool) -> None:
-    for _ in range(500):
-        gevent.sleep(0.002)
-        if not spool._keeper._running:
-            return
-    raise AssertionError("the keeper runs on and on")
+    gevent.sleep(0.002)
+    until(lambda: not spool._keeper._running)
 
 
 # -- a dead process --------------------------------------------------------------------------------------------------
@@ -276,8 +287,26 @@ def test_two_mails_of_one_body(make: Make) -> None:
     gevent.sleep(0.05)
     assert bytes(spool.open("a-2.1")) == bytes(one)
     spool.commit(drop=["a-2.1"])
-    gevent.sleep(0.05)
-    assert os.listdir(spool._bodies.folder) == []
+    until(lambda: os.listdir(spool._bodies.folder) == [])
+
+
+def test_a_hidden_mail_is_encoded_anew_once_and_in_a_thread(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stranger may send one of 25 MB, and encoding that would hold everybody else up."""
+    spool, threads, encode = make("w1"), [], encodings.encode
+
+    def told(content: bytes, encoding: str) -> bytes:
+        threads.append(threading.get_ident())
+        return encode(content, encoding)
+
+    monkeypatch.setattr(encodings, "encode", told)
+    body = spool.body()
+    body.write(b"Content-Type: message/rfc822\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\nSubject: x\r\n\r\n")
+    body.write(b"line\r\n" * 100_000)
+    message = body.finish()
+    message.root.parts[0].headers.set("Subject", "y")
+    spool.commit(add=[Mail(mail("a-1.1").envelope, message)])
+    assert bytes(spool.open("a-1.1")) == bytes(message.raw[:]).replace(b"Subject: x", b"Subject: y")
+    assert len(threads) == 1 and threads[0] != threading.get_ident()
 
 
 def test_a_body_changed_inside_gets_a_file_of_its_own(make: Make) -> None:
@@ -297,8 +326,7 @@ def test_a_body_changed_inside_gets_a_file_of_its_own(make: Make) -> None:
 
     spool.commit(settle=[Settled(got.envelope, Changed(got.message.raw, got.message.file))])
     assert bytes(spool.open("a-1.1"))[:20] == b"Subject: x\r\n\r\nLINE\r\n"
-    gevent.sleep(0.05)
-    assert len(os.listdir(spool._bodies.folder)) == 1
+    until(lambda: len(os.listdir(spool._bodies.folder)) == 1)
 
 
 # -- poison ----------------------------------------------------------------------------------------------------------
@@ -378,7 +406,7 @@ def live(name):
             print("-", id, flush=True)
 for name in range(8):
     gevent.spawn(live, name)
-gevent.sleep(30)
+gevent.sleep(300)
 """
     child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
@@ -519,8 +547,7 @@ def test_a_disk_full_in_a_body_is_told(make: Make, disk: Faulty) -> None:
         body.write(b"x" * 1_000_000)
     assert refused.value.reply.code == 452
     body.discard()
-    gevent.sleep(0.05)
-    assert os.listdir(spool._bodies.folder) == []
+    until(lambda: os.listdir(spool._bodies.folder) == [])
     disk.fail = lambda kind, path: errno.EIO if path.endswith(".body") and kind == "sync" else None
     body = spool.body()
     body.write(b"x" * 1_000_000)
@@ -537,13 +564,21 @@ def test_a_disk_full_in_a_body_is_told(make: Make, disk: Faulty) -> None:
 def test_a_deadline_in_a_slow_sync_waits_for_the_commit(make: Make, disk: Faulty) -> None:
     spool = make()
     pause = gevent.monkey.get_original("time", "sleep")
-    disk.fail = lambda kind, path: pause(0.2) if kind == "sync" else None
-    ticks = []
-    ticker = gevent.spawn(lambda: [(ticks.append(1), gevent.sleep(0.01)) for _ in range(50)])
-    with pytest.raises(gevent.Timeout), gevent.Timeout(0.05):
+    ticks: list[int] = []
+    thrown = gevent.Timeout(0.05)
+    disk.fail = lambda kind, path: slow(lambda: len(ticks) > 8 and not thrown.pending) if kind == "sync" else None
+
+    def slow(enough: Callable[[], bool]) -> None:
+        """Until the loop has gone on meanwhile, and the deadline has passed."""
+        end = time.monotonic() + 60
+        while not enough():
+            assert time.monotonic() < end, "the loop stood still"
+            pause(0.005)
+
+    ticker = gevent.spawn(lambda: [(ticks.append(1), gevent.sleep(0.01)) for _ in range(10_000)])
+    with pytest.raises(gevent.Timeout), thrown:
         spool.commit(add=[mail("a-1.1")])
     ticker.kill()
-    assert len(ticks) > 8, "the loop stood still"
     assert ids(spool) == ["a-1.1"]
 
 
@@ -555,10 +590,7 @@ def test_a_mail_that_cannot_be_read_does_not_stop_the_others(make: Make, disk: F
     two = make("w2")
     assert two.adopt(folder)
     segment = two._segments.order[0]
-    with open(segment.path, "r+b") as file:
-        at = file.read().index(b"a-1.1a-1.1")
-        file.seek(at)
-        file.write(b"X")
+    spoil(segment.path, b"a-1.1a-1.1")
     assert [m.envelope.id for m in two.claim(10.0, 10)] == ["a-2.1"]
     assert two.counts()["held"] == 1
     assert any(e["event"] == "spool_damaged" and "a-1.1" in e["reason"] for e in events)
@@ -622,7 +654,7 @@ def test_segments_are_used_in_the_order_of_their_numbers(make: Make, disk: Fault
     """Recovery goes by the numbers: a drop must never lie in a lower one than its mail."""
     spool = make()
     spool.commit(add=[mail("a-0.1")])
-    gevent.sleep(0.05)  # two are ready now
+    until(lambda: len(segments(spool)) >= 3)  # two are ready now
     spool.commit(add=[mail("large-1.1", 200_000)])  # gets a new one, which overtakes them
     for n in range(40):
         spool.commit(add=[mail(f"a-{n + 1}.1", 2000)], drop=[f"a-{n}.1", "large-1.1"])
@@ -704,10 +736,7 @@ def test_a_segment_with_an_unreadable_mail_is_set_aside(
     spool.commit(add=[mail("bad-1.1", 3000, 1e9)])
     spool.commit(add=[mail("good-1.1", 3000, 1e9)])
     segment = spool._segments.order[0]
-    with open(segment.path, "r+b") as file:
-        at = file.read().index(b"bad-1.1bad-1.1")
-        file.seek(at)
-        file.write(b"X")
+    spoil(segment.path, b"bad-1.1bad-1.1")
     for n in range(300):
         spool.commit(add=[mail(f"a-{n}.1", 2000)])
         spool.commit(drop=[f"a-{n}.1"])
@@ -728,15 +757,193 @@ def test_damage_is_stepped_over_and_told(make: Make, events: list) -> None:
         one.commit(add=[mail(f"a-{n}.1", 3000)])
     path = one._segments.order[0].path
     folder = die(one)
-    with open(path, "r+b") as file:
-        at = file.read().index(b"a-4.1a-4.1")
-        file.seek(at)
-        file.write(b"X")
+    spoil(path, b"a-4.1a-4.1")
     two = make("w2")
     assert two.adopt(folder)
     assert ids(two) == [f"a-{n}.1" for n in range(10) if n != 4]
     (event,) = [e for e in events if e["event"] == "spool_damaged"]
     assert event["writer"] == "w1" and event["segment"] == os.path.basename(path) and event["offset"] % 4096 == 0
+
+
+def test_what_was_damaged_is_kept_for_a_person_when_its_segment_goes(make: Make, tmp_path: Path) -> None:
+    """Also the body file of a large mail whose record cannot be read: with it the mail would be gone for good."""
+    one = make("w1")
+    for n in range(3):
+        body = one.body()
+        body.write(f"Subject: {n}\r\n\r\nthe large mail {n}\r\n".encode())
+        one.commit(add=[Mail(mail(f"large-{n}.1").envelope, body.finish())])
+    one.commit(add=[mail("small-1.1", 3000)])
+    path = one._segments.order[0].path
+    folder = die(one)
+    spoil(path, b"large-1.1")
+    two = make("w2")
+    assert two.adopt(folder)
+    assert ids(two) == ["large-0.1", "large-2.1", "small-1.1"]
+    assert b"the large mail 2" in bytes(two.open("large-2.1"))
+    two.commit(drop=["large-0.1", "large-2.1", "small-1.1"])
+    settle_down(two)
+    assert not os.path.exists(os.path.join(two._folder, "w1"))
+    body_file, segment = sorted(tmp_path.glob("damaged-w1-*"), key=lambda path: path.suffix)
+    assert b"the large mail 1" in body_file.read_bytes() and b"arge-1.1" in segment.read_bytes()
+
+
+def test_half_a_body_file_is_not_a_mail(make: Make, events: list) -> None:
+    spool = make()
+    body = spool.body()
+    body.write(b"Subject: x\r\n\r\n" + b"line\r\n" * 100_000)
+    spool.commit(add=[Mail(mail("a-1.1").envelope, body.finish())])
+    (file,) = Path(spool._bodies.folder).iterdir()
+    os.truncate(file, 5000)
+    spool._fresh.pop("a-1.1")
+    assert spool.claim(100.0, 1) == [] and spool.counts()["held"] == 1
+    (event,) = [e for e in events if e["event"] == "spool_damaged"]
+    assert "a-1.1" in event["reason"] and "5000 bytes of 600014" in event["reason"]
+
+
+def test_what_was_damaged_outlives_a_spool_that_is_closed_at_once(make: Make, tmp_path: Path) -> None:
+    one = make("w1")
+    one.commit(add=[mail("a-1.1", 3000)])
+    one.commit(add=[mail("b-1.1", 3000)])
+    one.commit(add=[mail("c-1.1", 3000)])
+    path = one._segments.order[0].path
+    folder = die(one)
+    spoil(path, b"b-1.1")
+    two = make("w2")
+    assert two.adopt(folder)
+    two.commit(drop=["a-1.1", "c-1.1"])
+    two.close()
+    assert any(b"b-1.1b-1.1" in segment.read_bytes() for segment in tmp_path.rglob("*.seg"))
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), MemoryError()])
+@pytest.mark.parametrize("step", ["recover", "sweep"])
+def test_a_take_over_that_fails_gives_the_folder_back(
+    make: Make, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
+) -> None:
+    """Else the one that failed would close an empty spool one day, and the mail would go with its folder."""
+    one = make("w1")
+    one.commit(add=[mail("a-1.1", 3000)])
+    folder = die(one)
+    two = make("w2")
+
+    def fails(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adoption, step, fails)
+        with pytest.raises(type(error)):
+            two.adopt(folder)
+    two.close()
+    three = make("w3")
+    assert three.adopt(folder)
+    assert ids(three) == ["a-1.1"]
+
+
+def test_mail_that_cannot_even_be_given_back_stays(make: Make, disk: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = make("w1")
+    one.commit(add=[mail("a-1.1", 3000)])
+    folder = die(one)
+    two = make("w2")
+
+    def rename(old: str, new: str) -> None:
+        if new == folder:
+            raise OSError(errno.EIO, "Input/output error")
+        os.rename(old, new)
+
+    disk.fail = lambda kind, path: errno.EMFILE if kind == "open" and path.endswith(".seg") else None
+    monkeypatch.setattr(disk, "rename", rename)
+    with pytest.raises(OSError, match="Input/output"):
+        two.adopt(folder)
+    disk.fail = lambda kind, path: None
+    two.close()
+    three = make("w3")
+    assert three.adopt(two._folder)
+    assert ids(three) == ["a-1.1"]
+
+
+def test_a_spool_closed_while_it_takes_a_folder_over_keeps_its_mail(make: Make, disk: Faulty) -> None:
+    """A reload may end a worker that has just been given what a dead one left."""
+    one = make("w1")
+    one.commit(add=[mail("a-1.1", 3000)])
+    folder = die(one)
+    two = make("w2")
+    reading, go_on = threading.Event(), threading.Event()
+
+    def slow(kind: str, path: str) -> None:
+        if kind == "read" and path.endswith(".seg"):
+            reading.set()
+            assert go_on.wait(5.0)
+
+    disk.fail = slow
+    taking = gevent.spawn(two.adopt, folder)
+    until(reading.is_set)
+    closing = gevent.spawn(two.close)
+    gevent.sleep(0.05)
+    go_on.set()
+    gevent.joinall([taking, closing], timeout=5.0, raise_error=True)
+    assert closing.ready()
+    disk.fail = lambda kind, path: None
+    three = make("w3")
+    assert three.adopt(two._folder)
+    assert ids(three) == ["a-1.1"]
+
+
+def test_a_body_file_that_cannot_be_set_aside_holds_nobody_up(
+    make: Make, disk: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = make("w1")
+    one.commit(add=[mail("a-1.1", 3000)])
+    one.commit(add=[mail("b-1.1", 3000)])
+    lost = one.body()
+    lost.write(b"Subject: lost\r\n\r\n")
+    lost.finish()
+    path = one._segments.order[0].path
+    folder = die(one)
+    spoil(path, b"a-1.1")
+    two = make("w2")
+
+    def rename(old: str, new: str) -> None:
+        if "damaged-" in new:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        os.rename(old, new)
+
+    monkeypatch.setattr(disk, "rename", rename)
+    assert two.adopt(folder)
+    assert ids(two) == ["b-1.1"]
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.EACCES, errno.EIO])
+def test_a_segment_that_cannot_be_opened_is_not_taken_for_an_empty_one(make: Make, disk: Faulty, error: int) -> None:
+    one = make("w1")
+    one.commit(add=[mail("a-1.1", 3000)])
+    folder = die(one)
+    two = make("w2")
+    disk.fail = lambda kind, path: error if kind == "open" and path.endswith(".seg") else None
+    with pytest.raises(OSError, match=os.strerror(error)):
+        two.adopt(folder)
+    disk.fail = lambda kind, path: None
+    assert two.adopt(folder)
+    assert ids(two) == ["a-1.1"]
+
+
+def test_files_removed_under_the_running_server_take_no_mail(make: Make) -> None:
+    """Somebody tidies up: what is written to a file without a name is acknowledged, and gone with the process."""
+    spool = make()
+    spool.commit(add=[mail("a-1.1")])
+    for segment in Path(spool._folder).glob("*.seg"):
+        segment.unlink()
+    taken = []
+    for n in range(8):
+        try:
+            spool.commit(add=[mail(f"b-{n}.1")])
+            taken.append(f"b-{n}.1")
+        except Refused as refused:
+            assert refused.reply.code == 451
+    assert taken, "it takes mail again in files it has made anew"
+    folder = die(spool)
+    again = make("w2")
+    assert again.adopt(folder)
+    assert ids(again) == taken
 
 
 def test_a_torn_end_is_no_damage(make: Make, events: list) -> None:
@@ -857,3 +1064,80 @@ def test_a_hundred_thousand_mails_are_back_within_seconds(make: Make, tmp_path: 
     assert two.counts()["mails"] == 100_000
     print(f"100,000 mails recovered in {took:.2f} s")
     assert took < 15
+
+
+def test_mails_that_leave_together_leave_in_one_record(make: Make) -> None:
+    one = make("w1")
+    one.commit(add=[mail(f"a-{n}.1") for n in range(20)])
+    before = one._segments.order[0].records
+    gone = [gevent.spawn(one.commit, drop=[f"a-{n}.1"]) for n in range(19)]
+    gevent.joinall(gone, timeout=PATIENCE, raise_error=True)
+    assert one._segments.order[0].records == before + 1
+    assert ids(one) == ["a-19.1"] and one.counts()["mails"] == 1
+    two = make("w2")
+    assert two.adopt(die(one)) and ids(two) == ["a-19.1"]
+
+
+def test_mails_that_cannot_leave_together_all_stay(make: Make, disk: Faulty) -> None:
+    one = make("w1")
+    one.commit(add=[mail(f"a-{n}.1") for n in range(5)])
+    disk.fail = lambda kind, path: errno.EIO if kind in ("write", "sync", "allocate") else None
+    gone = [gevent.spawn(one.commit, drop=[f"a-{n}.1"]) for n in range(5)]
+    gevent.joinall(gone, timeout=PATIENCE)
+    assert all(isinstance(one.exception, Refused) for one in gone)
+    disk.fail = lambda kind, path: None
+    assert len(ids(one)) == 5
+    one.commit(drop=["a-0.1"])
+    assert ids(one) == ["a-1.1", "a-2.1", "a-3.1", "a-4.1"]
+
+
+def test_who_leaves_after_a_change_leaves_behind_it(make: Make) -> None:
+    """A record that others may join lies before a change of a mail that is then deleted by a person."""
+    one = make("w1")
+    one.commit(add=[mail("a-1.1"), mail("a-2.1"), mail("a-3.1")])
+    changed = Settled(mail("a-2.1").envelope, mail("a-2.1", 300).message)
+    orders: list[dict[str, Any]] = [{"drop": ["a-1.1"]}, {"settle": [changed]}, {"drop": ["a-2.1"]}]
+    gevent.joinall([gevent.spawn(one.commit, **order) for order in orders], timeout=PATIENCE, raise_error=True)
+    assert ids(one) == ["a-3.1"]
+    two = make("w2")
+    assert two.adopt(die(one)) and ids(two) == ["a-3.1"]
+
+
+def test_who_leaves_while_it_is_carried_on_does_not_come_back(make: Make) -> None:
+    one = make("w1")
+    one.commit(add=[mail("a-1.1"), mail("a-2.1"), mail("a-3.1")])
+    entry = one._index.entries["a-2.1"]
+    at = one._segments.at
+    job = reading.Job(entry.id, at(entry.at), at(entry.content))
+    stored = one._keeper._read([job])[0]
+    assert not isinstance(stored, OSError)
+    carried = records.Put(stored.envelope, stored.content, 1)
+    orders = [
+        lambda: one.commit(drop=["a-1.1"]),
+        lambda: one._keeper._write([carried], [stored.own]),
+        lambda: one.commit(drop=["a-2.1"]),
+    ]
+    gevent.joinall([gevent.spawn(order) for order in orders], timeout=PATIENCE, raise_error=True)
+    assert ids(one) == ["a-3.1"]
+    two = make("w2")
+    assert two.adopt(die(one)) and ids(two) == ["a-3.1"]
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("other", [{"drop": ["a-1.1"]}, {"add": [mail("a-4.1")]}], ids=["drop", "add"])
+def test_what_is_tried_again_after_a_doubt_stays(make: Make, disk: Faulty, other: dict[str, Any], first: bool) -> None:
+    """A bounce was refused, though perhaps it is on the disk; it is added again, and others commit at that moment."""
+    one = make("w1")
+    one.commit(add=[mail("a-1.1"), mail("a-2.1")])
+    disk.fail = lambda kind, path: errno.EIO if kind == "sync" and path.endswith(".seg") else None
+    with pytest.raises(Refused):
+        one.commit(add=[mail("a-3.1")], drop=["a-2.1"])
+    disk.fail = lambda kind, path: None
+    assert one._doubt == {"a-3.1"}
+    orders: list[dict[str, Any]] = [{"add": [mail("a-3.1")], "drop": ["a-2.1"]}, other]
+    orders.sort(key=lambda order: order is other, reverse=first)
+    gevent.joinall([gevent.spawn(one.commit, **order) for order in orders], timeout=PATIENCE, raise_error=True)
+    left = ids(one)
+    assert "a-3.1" in left and "a-2.1" not in left
+    two = make("w2")
+    assert two.adopt(die(one)) and ids(two) == left

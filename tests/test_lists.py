@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hands import Clock
 from hypothesis import given
 from hypothesis import strategies as st
+from timing import slowness
 
-from mta import log
-from mta.rules import lists
-from mta.rules.lists import ListError, Lists, Ranges, parse
+from mta.rules.outside import lists
+from mta.rules.outside.lists import ListError, Lists, Ranges, parse
 
 TEXT = """\
 # people and places
@@ -35,21 +36,6 @@ plain.test
 b\xfccher.test
 caf\xe9
 """.encode()
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
-    seen: list[tuple[str, dict[str, Any]]] = []
-    monkeypatch.setattr(log, "event", lambda event, **fields: seen.append((event, fields)))
-    return seen
 
 
 def _bytes(text: str) -> str:
@@ -175,22 +161,22 @@ def test_a_large_list_is_fast() -> None:
     networks = [
         f"{random.randrange(1, 224)}.{random.randrange(256)}.{random.randrange(256)}.0/24" for _ in range(50_000)
     ]
-    begun = time.perf_counter()
+    begun = time.process_time()
     index = parse("\n".join([*names, *networks, ".suffix.test"]).encode(), "large")
-    loaded = time.perf_counter() - begun
-    begun = time.perf_counter()
+    loaded = time.process_time() - begun
+    begun = time.process_time()
     for n in range(1000):
         assert index.find(f"ann@{names[n]}") and index.find("x." * 20 + "suffix.test") and not index.find("none.test")
         index.find("203.0.113.9")
-    assert loaded < 5
-    assert time.perf_counter() - begun < 0.5
+    assert loaded < 5 * slowness()
+    assert time.process_time() - begun < 0.5 * slowness()
 
 
 # -- files -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_changed_file_is_read_again_within_a_second(tmp_path: Path, events: list[tuple[str, dict[str, Any]]]) -> None:
-    clock = Clock()
+def test_a_changed_file_is_read_again_within_a_second(tmp_path: Path, logged: list[tuple[str, dict[str, Any]]]) -> None:
+    clock = Clock(100.0)
     file = tmp_path / "bad.txt"
     file.write_text("one\n")
     found = Lists([tmp_path], monotonic=clock)
@@ -200,10 +186,10 @@ def test_a_changed_file_is_read_again_within_a_second(tmp_path: Path, events: li
     assert not found.find("bad.txt", "two"), "not looked at more than once a second"
     clock.now += 1
     assert found.find("bad.txt", "two")
-    assert events == [("list_loaded", {"list": "bad.txt", "entries": 2})]
+    assert logged == [("list_loaded", {"list": "bad.txt", "entries": 2})]
     clock.now += 1
     found.find("bad.txt", "two")
-    assert len(events) == 1
+    assert len(logged) == 1
     replaced = tmp_path / "new"
     replaced.write_text("ten\ntwo\n")  # the same size, perhaps the same time
     os.utime(replaced, ns=(file.stat().st_mtime_ns, file.stat().st_mtime_ns))
@@ -213,9 +199,9 @@ def test_a_changed_file_is_read_again_within_a_second(tmp_path: Path, events: li
 
 
 def test_what_is_wrong_is_told_once_and_the_old_content_stays(
-    tmp_path: Path, events: list[tuple[str, dict[str, Any]]]
+    tmp_path: Path, logged: list[tuple[str, dict[str, Any]]]
 ) -> None:
-    clock = Clock()
+    clock = Clock(100.0)
     file = tmp_path / "l.csv"
     file.write_text("a,1\n")
     found = Lists([tmp_path], monotonic=clock)
@@ -228,17 +214,17 @@ def test_what_is_wrong_is_told_once_and_the_old_content_stays(
     for _ in range(5):
         clock.now += 1
         assert found.find("l.csv", "a") == ("a", "1")
-    assert [event for event, _ in events] == ["list_rejected", "list_rejected"]
-    assert events[0][1]["error"] == "l.csv:2: 1 column instead of 2, as in the first line"
-    assert "No such file" in events[1][1]["error"]
+    assert [event for event, _ in logged] == ["list_rejected", "list_rejected"]
+    assert logged[0][1]["error"] == "l.csv:2: 1 column instead of 2, as in the first line"
+    assert "No such file" in logged[1][1]["error"]
     file.write_text("b,2\n")
     clock.now += 1
     assert found.find("l.csv", "b") == ("b", "2") and not found.find("l.csv", "a")
 
 
-def test_a_large_file_is_read_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: Any) -> None:
+def test_a_large_file_is_read_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: Any) -> None:
     monkeypatch.setattr(lists, "_SMALL", 10)
-    clock, apart, threads = Clock(), [], []
+    clock, apart, threads = Clock(100.0), [], []
 
     def run(function: Callable[..., Any], *arguments: Any) -> Any:
         threads.append(function)

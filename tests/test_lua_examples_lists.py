@@ -6,14 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rules_kit import Bench
+from rules_kit import Bench, shipped
 
-from mta import resources
 from mta.message.address import Address
-from mta.rules import example
+from mta.rules.outside.world import FakeWorld
 from mta.rules.transaction import Transaction
+from mta.rules.trying import example
 from mta.rules.verdict import Verdict
-from mta.rules.world import FakeWorld
 
 LISTS = {
     "known.txt": "198.51.100.0/24\n@known.test\n",
@@ -38,8 +37,7 @@ def world() -> FakeWorld:
 
 @pytest.fixture
 def ask(tmp_path: Path, world: FakeWorld, request: pytest.FixtureRequest) -> Ask:
-    shipped = resources.folder("lua") / "examples" / f"{request.param}.lua"
-    bench = Bench(tmp_path, shipped.read_text("utf-8"), world)
+    bench = Bench(tmp_path, shipped(request.param), world)
 
     def ask(
         stage: str, ip: str = "192.0.2.7", sender: str = "ann@example.com", to: str = "you", **facts: str

@@ -7,23 +7,22 @@ from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
-from rules_kit import Bench
+from rules_kit import Bench, shipped
 from test_rules_parts import NESTED
 
-from mta import resources
 from mta.message.address import Address
 from mta.message.message import Message
-from mta.rules import example
+from mta.rules.outside.world import FakeWorld
 from mta.rules.transaction import Transaction
+from mta.rules.trying import example
 from mta.rules.verdict import Verdict
-from mta.rules.world import FakeWorld
 
 LISTS = {"aliases.csv": 'sales@example.test, "ann@example.test bob@elsewhere.test"\n'}
 
 
 @pytest.fixture
 def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Bench:
-    text = (resources.folder("lua") / "examples" / f"{request.param}.lua").read_text("utf-8")
+    text = shipped(request.param)
     return Bench(tmp_path, text, FakeWorld(lists=LISTS))
 
 

@@ -1,15 +1,14 @@
-"""The example that says who may send as whom (lua/examples/relay.lua): what no dialogue shows before there is AUTH."""
+"""The example that says who may send as whom (lua/examples/relay.lua): one case after the other."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from rules_kit import Bench
+from rules_kit import Bench, shipped
 
-from mta import resources
 from mta.message.address import Address
-from mta.rules import example
+from mta.rules.trying import example
 
 
 @pytest.mark.parametrize(
@@ -23,7 +22,7 @@ from mta.rules import example
     ],
 )
 def test_users_write_as_themselves(tmp_path: Path, user: str, sender: str, kind: str) -> None:
-    bench = Bench(tmp_path, (resources.folder("lua") / "examples" / "relay.lua").read_text("utf-8"))
+    bench = Bench(tmp_path, shipped("relay"))
     tx = example.transaction("mail")
     local, _, domain = sender.partition("@")
     tx.user, tx.sender = user, Address(local, domain.lower())

@@ -7,23 +7,19 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from daemon import Server
-from rules_kit import Bench
+from rules_kit import Bench, shipped
 from test_services import CLAMSCAN, EICAR
 from test_smime import certified
 
-from mta import config, resources
+from mta import config
 from mta.message import smime
 from mta.message.address import Address
 from mta.message.message import Message
 from mta.net import smime as smime_off_loop
-from mta.rules import example
-from mta.rules.services import Services
+from mta.rules.outside.services import Services
+from mta.rules.outside.world import FakeWorld
 from mta.rules.transaction import Transaction
-from mta.rules.world import FakeWorld
-
-
-def shipped(name: str) -> str:
-    return (resources.folder("lua") / "examples" / f"{name}.lua").read_text("utf-8")
+from mta.rules.trying import example
 
 
 @pytest.fixture

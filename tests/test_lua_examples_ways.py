@@ -7,17 +7,12 @@ import mailbox
 from pathlib import Path
 
 from daemon import Server
-from rules_kit import Bench
+from rules_kit import Bench, shipped
 
-from mta import resources
 from mta.message.address import Address
 from mta.message.envelope import Envelope, Recipient, Route
 from mta.message.message import Message
-from mta.rules import example
-
-
-def shipped(name: str) -> str:
-    return (resources.folder("lua") / "examples" / f"{name}.lua").read_text("utf-8")
+from mta.rules.trying import example
 
 
 def test_quarantine(tmp_path: Path) -> None:

@@ -3,30 +3,24 @@
 import itertools
 import json
 import re
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
+import commands
 import pytest
 from lupa import lua54
 
-from mta.rules import effects, reference, shipped, stubs, wordbook
-from mta.rules.library import LIBRARY
+from mta.rules.pages import effects, reference, shipped, stubs, wordbook
 from mta.rules.verdict import STAGES
+from mta.rules.words.library import LIBRARY
 
-TREE = Path(__file__).parent.parent
-
-
-def mta(*words: str, code: int = 0) -> str:
-    run = [sys.executable, "-m", "mta", *words]
-    done = subprocess.run(run, cwd=TREE, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+TREE = commands.TREE
+mta = partial(commands.mta, cwd=TREE)
 
 
 @pytest.mark.parametrize("path", shipped.FILES, ids=lambda path: path.name)
 def test_it_is_current(path: Path) -> None:
-    assert path.read_text("utf-8") == shipped.FILES[path](), "write it again: python -m mta.rules.shipped"
+    assert path.read_text("utf-8") == shipped.FILES[path](), "write it again: python -m mta.rules.pages.shipped"
 
 
 def test_every_word_has_one_group() -> None:
@@ -96,7 +90,7 @@ def test_lua_reads_the_annotations_and_finds_every_function() -> None:
     lua = lua54.LuaRuntime(encoding="latin-1")
     lua.execute("on, service = nil, nil")
     lua.execute(stubs.text().encode("utf-8").decode("latin-1"))
-    beside = {"mail", "mail.client", "part", "address"}  # members of classes, no globals
+    beside = {"mail", "mail.client", "mail.credentials", "part", "address"}  # members of classes, no globals
     for one in wordbook.WORDS.values():
         if (
             one not in LIBRARY
@@ -138,6 +132,28 @@ def test_doc_of_a_word() -> None:
     assert mta("lua", "doc", "mail:headers.get()") == mta("lua", "doc", "mail.headers:get")
 
 
+@pytest.mark.parametrize(
+    ("path", "word"),
+    [
+        ("mail.recipient.local_part", "address.local_part"),
+        ("mail.recipients[1].domain", "address.domain"),
+        ("mail.client.ip", "mail.client.ip"),
+        ("part.headers:get", "mail.headers:get"),
+        ('mail:find("*.pdf").parent.filename', "part.filename"),
+        ('mail:attach("text/plain", "x").headers:set("X-Y", "z")', "mail.headers:set"),
+        ("mail.helo:lower()", "string.lower"),
+        ("mail.headers:get", "mail.headers:get"),
+    ],
+)
+def test_doc_through_a_field(path: str, word: str) -> None:
+    assert [one.name for one in wordbook.find(path)] == [word]
+
+
+def test_doc_through_a_field_that_has_no_such_member() -> None:
+    assert wordbook.find("mail.recipient.subject") == [] and wordbook.find("mail.vars.seen") == []
+    assert wordbook.nearest("mail.recipient.lokal_part")[0] == "address.local_part"
+
+
 def test_doc_of_a_group() -> None:
     said = mta("lua", "doc", "store")
     for name in ("get", "set", "add", "increment", "delete"):
@@ -159,3 +175,15 @@ def test_doc_as_json() -> None:
         "type": "string",
         "optional": True,
     }
+
+
+def test_doc_tells_what_tests_say() -> None:
+    """Every word of `t`, and of conversations; who has installed mta has no source to look into."""
+    from mta.rules.trying.expected import Session
+
+    said = mta("lua", "doc", "test")
+    for name in dir(Session):
+        if name[0] != "_" and name not in ("answer", "covered", "entries", "headers", "reply", "only", "skip"):
+            assert f"t:{name}" in said, name
+    assert "then log refused" in mta("lua", "doc", "dialogue")
+    assert "mta lua doc test" in mta("lua", "doc")

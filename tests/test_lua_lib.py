@@ -10,10 +10,10 @@ import pytest
 from mta import settings
 from mta.message.address import Address
 from mta.message.envelope import Client
-from mta.rules.engine import Rules
+from mta.rules.engine.engine import Rules
+from mta.rules.outside.world import FakeWorld
 from mta.rules.transaction import Transaction
 from mta.rules.verdict import Verdict
-from mta.rules.world import FakeWorld
 
 DAY = 86400.0
 

@@ -19,6 +19,12 @@ from mta.spool.journal import JournalSpool
 from mta.spool.spool import Mail
 
 TREE = Path(__file__).parent.parent
+LOGIN = """\
+on.authenticate("ann", function(mail)
+  if mail.credentials.user == "ann" and mail.credentials.password == "sesame" then return accept() end
+end)
+"""
+
 RULES = """\
 on.connect("hello", function(mail) log.info("from " .. mail.client.ip) end)
 
@@ -84,7 +90,7 @@ def test_on_a_terminal(place: Path) -> None:
         env=environment(place),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=1200,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -133,6 +139,18 @@ def test_the_session_is_what_one_says(place: Path) -> None:
     assert "550 5.7.1 Not from outside" in said
     assert "from 198.51.100.7" in said
     assert said.splitlines()[-3:] == ["<>", '"TLSv1.3"', '"ann"']
+
+
+def test_logging_in(place: Path) -> None:
+    with (place / "rules" / "main.lua").open("a") as file:
+        file.write(LOGIN)
+    said = repl(place, ":session user=ann password=sesame from=a@b.example\n:step authenticate\n:step\nmail.user\n")
+    assert "user=ann password=***" in said and "235 2.7.0 Welcome" in said and said.splitlines()[-1] == '"ann"'
+    said = repl(place, ":session user=ann password=wrong-one\n:step authenticate\nmail.credentials.password\n", 1)
+    assert "535 5.7.8 Wrong name or password" in said and "these credentials are gone" in said
+    assert "wrong-one" not in said
+    said = repl(place, ":session user=ann password=sesame\n:session password=other\n:run\n:why\n")
+    assert "the authenticate stage refused it: 535" in said
 
 
 def test_why_names_the_line_and_the_rules_that_were_not_asked(place: Path) -> None:
@@ -202,6 +220,7 @@ def test_every_command_has_its_line(place: Path) -> None:
 
 def test_doc(place: Path) -> None:
     assert repl(place, ":doc dns.lookup\n").startswith("dns.lookup(name: string, type?: string)")
+    assert repl(place, ":doc mail.recipient.local_part\n").startswith("address.local_part: string")
     assert "did you mean" in repl(place, ":doc dns.lokup\n", 2)
 
 
@@ -285,3 +304,11 @@ def test_rules_that_cannot_be_loaded(place: Path) -> None:
     done = mta(place, "lua", "repl", "nowhere", "-e", "1")
     assert done.returncode == 3
     assert "nowhere: there is no main.lua" in done.stderr
+
+
+def test_why_shows_the_line_of_the_rule_and_not_of_a_file_whose_name_ends_alike(place: Path) -> None:
+    (place / "rules" / "amain.lua").write_text("return 'no rule stands here'\n")
+    rule = 'on.helo("shut", function() return deny("550 5.7.1 Shut") end) local _ = require "amain"\n'
+    (place / "rules" / "main.lua").write_text(rule)
+    said = repl(place, ":run\n:why\n")
+    assert f"    {rule.strip()}\n" in said and "no rule stands here" not in said

@@ -3,17 +3,13 @@
 from pathlib import Path
 
 import pytest
+from mails import MESSAGES, sample
 
 from mta.message import build, footer
 from mta.message.message import Message
 
-HERE = Path(__file__).parent
 WORDS = "-- \nSent by Exämple & Sons ☃"
 ASCII = "-- \nSent by Example"
-
-
-def sample(name: str) -> Message:
-    return Message((HERE / "messages" / f"{name}.eml").read_bytes())
 
 
 def texts(mail: Message) -> list[str]:
@@ -124,7 +120,7 @@ def test_mails_that_must_not_be_touched_say_so(name: str) -> None:
     assert Message(bytes(mail)).root.parts[1].text() == "-- \r\nSent by Example"
 
 
-@pytest.mark.parametrize("path", sorted((HERE / "messages").glob("*.eml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(MESSAGES.glob("*.eml")), ids=lambda path: path.stem)
 def test_any_mail(path: Path) -> None:
     mail = Message(path.read_bytes())
     before = [part.text() for part in footer.texts(mail.root)]

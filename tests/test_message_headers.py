@@ -282,6 +282,14 @@ def test_twenty_thousand_fields_are_kept_and_the_first_ten_thousand_found() -> N
     assert len(mail.layout()) < 10
 
 
+def test_behind_the_last_field_that_counts_nothing_is_found() -> None:
+    for lines in (b"a:\r\n", b"x\r\n"):
+        raw = b"From: a\r\n" + lines * MAX_FIELDS + b"X-Late: here\r\n\r\n"
+        looked, counted = Message(raw).headers, Message(raw).headers
+        assert counted.count("x-late") == 0 and counted.get("From") == "a"
+        assert not looked.has("x-late") and looked.get("x-late") is None
+
+
 BOMBS = {
     "one long field": lambda n: b"X: " + b"y" * n + b"\r\n\r\n",
     "a field folded at every byte": lambda n: b"X:" + b"\r\n y" * (n // 4) + b"\r\n\r\n",
@@ -320,3 +328,21 @@ def test_one_field_is_found_as_the_index_has_it(raw: bytes, top: bytes) -> None:
     for name in ("subject", "X", "s", "xs", "none"):
         assert looked.headers.get(name) == indexed.headers.get(name)
         assert looked.headers.has(name) == indexed.headers.has(name)
+
+
+@pytest.mark.parametrize("name", ["a:b", "x y", " x", "a:", "ä"])
+@pytest.mark.parametrize("index", [False, True])
+def test_what_is_no_name_is_the_name_of_no_field(name: str, index: bool) -> None:
+    headers = Message(b"a:b:c\r\nx y: 1\r\n x: 2\r\n\xe4: 3\r\n: 4\r\n\r\n").headers
+    if index:
+        headers.set("New", "field")
+    assert headers.get("a") == "b:c" and headers.get(name) is None and not headers.has(name)
+
+
+def test_a_copy_of_a_header_without_fields_is_apart_from_it() -> None:
+    mail = Message(b"no header\r\n\r\nbody")
+    assert mail.headers.count("X") == 0
+    copy = mail.copy()
+    copy.headers.append("X", "1")
+    assert copy.edited and copy.headers.get("X") == "1"
+    assert mail.headers.get("X") is None and bytes(mail) == mail.raw

@@ -1,5 +1,7 @@
 """A message put together again from its layout: same bytes, same fields, and still only spans of the raw mail."""
 
+import tracemalloc
+
 import pytest
 
 from mta.message.message import Message, Span
@@ -61,3 +63,16 @@ def test_a_changed_body_is_put_together() -> None:
     start = RAW.index(b"body")
     layout = [Span(0, start), b"another", Span(start + 4, len(RAW))]
     assert bytes(Message.laid_out(RAW, layout)) == RAW.replace(b"body,", b"another,")
+
+
+def test_what_took_the_place_of_a_large_body_is_written_without_a_copy() -> None:
+    message = Message(RAW)
+    message.root.become(b"Content-Type: application/octet-stream\r\n\r\n" + b"x" * 10_000_000)
+    message.layout()
+    tracemalloc.start()
+    pieces = message.pieces()
+    assert message.size == sum(map(len, pieces)) > 10_000_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100_000
+    assert bytes(message).endswith(b"application/octet-stream\r\nMIME-Version: 1.0\r\n\r\n" + b"x" * 10_000_000)

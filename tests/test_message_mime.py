@@ -9,21 +9,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mails import Maker
+from mails import MESSAGES, Maker, sample
 from timing import linear
 
-from mta.message import build, parameters
+from mta.message import build, encodings, parameters
 from mta.message.layout import Span
 from mta.message.message import Message
 from mta.message.mime import MAX_DEPTH, MAX_TEXT, Part
 from mta.message.multipart import MAX_PARTS
 
-HERE = Path(__file__).parent
-SAMPLES = sorted((HERE / "messages").glob("*.eml"))
-
-
-def sample(name: str) -> Message:
-    return Message((HERE / "messages" / f"{name}.eml").read_bytes())
+SAMPLES = sorted(MESSAGES.glob("*.eml"))
 
 
 def shape(mail: Message) -> list[str]:
@@ -60,7 +55,7 @@ SHAPES = {
         "2.1.2 text/html",
     ],
     "forwarded-bare": ["message/rfc822", "1 text/plain"],
-    "forwarded-base64": ["message/rfc822 (an encoded message)"],
+    "forwarded-base64": ["message/rfc822 (an encoded message)", "1 text/plain"],
     "digest": ["multipart/digest", "1 message/rfc822", "1.1 text/plain", "2 message/rfc822", "2.1 text/plain"],
     "boundary-missing": ["multipart/mixed (no boundary)"],
     "boundary-empty": ["multipart/mixed (no boundary)"],
@@ -535,6 +530,91 @@ CHANGES: list[Callable[[Part, random.Random], object]] = [
 ]
 
 
+INNER = (
+    b"Subject: inner\r\nMIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=in\r\n\r\n"
+    b"--in\r\n\r\nhello\r\n--in\r\nContent-Type: application/octet-stream; name=run.exe\r\n\r\nMZ\r\n--in--\r\n"
+)
+
+
+def at(mail: Message, number: str) -> Part:
+    return next(part for part in mail.parts() if part.number == number)
+
+
+def hidden(inner: bytes, encoding: str) -> bytes:
+    """A mail with another mail in it under a transfer encoding, which RFC 2046 5.2.1 forbids and mail programs open."""
+    body = encodings.encode(inner, encoding)
+    return (
+        b"Subject: outer\r\nMIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=out\r\n\r\n"
+        b"--out\r\nContent-Type: message/rfc822\r\nContent-Transfer-Encoding: "
+        + encoding.encode()
+        + b"\r\n\r\n"
+        + body
+        + b"\r\n--out\r\n\r\nlast\r\n--out--\r\n"
+    )
+
+
+@pytest.mark.parametrize("encoding", ["base64", "quoted-printable"])
+@pytest.mark.parametrize("inner", [INNER, INNER.replace(b"\r\n", b"\n")], ids=["crlf", "lf"])
+def test_a_mail_that_is_hidden_in_an_encoding_is_opened(encoding: str, inner: bytes) -> None:
+    mail = Message(hidden(inner, encoding))
+    (program,) = [part for part in mail.parts() if part.filename == "run.exe"]
+    assert (program.number, program.decoded()) == ("1.1.2", b"MZ")
+    assert at(mail, "1").flaw == "an encoded message"
+    assert bytes(mail) == hidden(inner, encoding), "looking changes nothing"
+    program.remove()
+    at(mail, "1.1").headers.set("Subject", "harmless")
+    written = bytes(mail)
+    assert written.startswith(b"Subject: outer") and written.endswith(b"\r\n--out\r\n\r\nlast\r\n--out--\r\n")
+    seen = Message(written)
+    assert shape(seen)[1:4] == ["1 message/rfc822 (an encoded message)", "1.1 multipart/mixed", "1.1.1 text/plain"]
+    assert at(seen, "1.1").headers.get("Subject") == "harmless" and b"MZ" not in at(seen, "1").decoded()
+    read = email.message_from_bytes(at(seen, "1").decoded(), policy=email.policy.default)
+    assert read["Subject"] == "harmless" and [p.get_content() for p in read.iter_parts()] == ["hello"]
+
+
+def test_a_mail_under_an_encoding_nobody_opens_stays_closed() -> None:
+    assert shape(Message(hidden(INNER, "x-uuencode")))[1:] == ["1 message/rfc822 (an encoded message)", "2 text/plain"]
+
+
+def test_changing_a_hidden_mail_lets_no_line_of_it_become_a_boundary() -> None:
+    """A line of it that says "--out" once decoded is text, and must be text to whoever reads what we write."""
+    inner = b"Subject: inner\r\n\r\n=2D-out\r\nContent-Type: application/x-exe\r\n\r\n" + b"x" * 75 + b"=2D-out\r\n"
+    mail = Message(hidden(b"@", "quoted-printable").replace(b"@", inner))
+    before = shape(mail)
+    at(mail, "1.1").headers.set("Subject", "harmless")
+    seen = Message(bytes(mail))
+    assert shape(seen) == before and len(before) == 4
+    assert at(seen, "1.1").decoded() == at(mail, "1.1").decoded()
+
+
+def test_mails_hidden_in_each_other_take_memory_in_proportion_to_the_mail() -> None:
+    """Quoted-printable grows nothing, so each of a hundred mails would be kept nearly as large as the whole."""
+    raw = b"Subject: innermost\r\n\r\n" + b"nothing that needs to be encoded\r\n" * 3000
+    for _ in range(50):
+        raw = b"Content-Type: message/rfc822\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n" + raw
+    mail = Message(raw)
+    parts = list(mail.parts())
+    kept = {id(part._raw): len(part._raw) for part in parts}
+    assert sum(kept.values()) <= 6 * len(raw) and parts[-1].flaw == "too long to split"
+    parts[-2].headers.set("Subject", "changed")
+    assert b"Subject: changed" in bytes(mail)
+
+
+def test_mails_hidden_in_each_other() -> None:
+    def nested(depth: int) -> bytes:
+        raw = INNER
+        for _ in range(depth):
+            raw = hidden(raw, "base64")
+        return raw
+
+    mail = Message(nested(20))
+    assert [part.depth for part in mail.parts() if part.filename == "run.exe"] == [41]
+    assert bytes(mail) == nested(20)
+    deep = Message(nested(30))
+    list(deep.parts())[-1].remove()
+    assert bytes(deep).startswith(b"Subject: outer")
+
+
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
 def test_any_changes_to_any_mail_raise_nothing_and_keep_the_untouched(path: Path) -> None:
     for seed in range(30):
@@ -546,7 +626,8 @@ def test_any_changes_to_any_mail_raise_nothing_and_keep_the_untouched(path: Path
         assert mail.size == len(written)
         assert shape(Message(written))  # it can be read again
         untouched = [part for part in mail.parts() if not part.parts and not part.touched]
-        assert all(bytes(part.content) in written for part in untouched)
+        opened = b"".join(part.decoded() for part in Message(written).parts() if part.encoding == "base64")
+        assert all(bytes(part.content) in written or bytes(part.content) in opened for part in untouched)
         assert bytes(mail) == written
 
 

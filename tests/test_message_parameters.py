@@ -81,7 +81,8 @@ FILES = [
     ("C:\\Users\\ann\\a.exe", "a.exe"),
     ("/", ""),
     ("..", ""),
-    (". .", ". ."),
+    (". .", ""),
+    ("a.exe. .", "a.exe"),  # as Windows saves it
     ("a\r\n\0b", "a  b"),
     ("gpj.\u202eexe.pdf", "gpj.exe.pdf"),  # turns the text around on the screen
     ("=?utf-8?q?=2E=2E=2Fa?=", "a"),

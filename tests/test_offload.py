@@ -2,11 +2,11 @@
 
 import io
 import threading
-import time
 
 import gevent
 import pytest
 from gevent import monkey
+from receiving import PATIENCE, until
 
 from mta.net.offload import Batch, run
 
@@ -16,10 +16,17 @@ get_ident = monkey.get_original("_thread", "get_ident")
 
 def test_run_leaves_the_loop_free() -> None:
     ticks = []
-    ticker = gevent.spawn(lambda: [(ticks.append(1), gevent.sleep(0.005)) for _ in range(100)])
-    assert run(lambda a, b: (sleep(0.1), a + b)[1], 1, 2) == 3
+    ticker = gevent.spawn(lambda: [(ticks.append(1), gevent.sleep(0.005)) for _ in range(10_000)])
+
+    def work(a: int, b: int) -> int:
+        for _ in range(1000):
+            if len(ticks) > 5:
+                return a + b
+            sleep(0.01)
+        return 0
+
+    assert run(work, 1, 2) == 3, "the loop stood still"
     ticker.kill()
-    assert len(ticks) > 5
     with pytest.raises(ZeroDivisionError):
         run(lambda: 1 // 0)
 
@@ -61,20 +68,21 @@ def test_an_error_reaches_its_own_item_only_or_all_if_work_broke() -> None:
 
 
 def test_what_is_thrown_at_a_waiting_greenlet_is_raised_after_its_item_is_done() -> None:
-    finished = []
+    finished, thrown = [], gevent.Timeout(0.01)
 
     def work(items: list[str]) -> list[None]:
-        sleep(0.1)
+        while "mine" in items and thrown.pending:
+            sleep(0.001)
+        sleep(0.05)
         finished.extend(items)
         return [None] * len(items)
 
     batch = Batch(work, "test")
     greenlet = gevent.spawn(batch.do, "item")
     gevent.sleep(0.02)
-    began = time.monotonic()
-    with pytest.raises(gevent.Timeout), gevent.Timeout(0.01):
+    with pytest.raises(gevent.Timeout), thrown:
         batch.do("mine")
-    assert time.monotonic() - began > 0.05
+    assert finished == ["item", "mine"], "raised before it was done"
     greenlet.kill(block=False)
     greenlet.join()
     assert finished == ["item", "mine"]
@@ -95,7 +103,7 @@ def test_a_greenlet_that_dies_of_its_result_does_not_stop_its_neighbours(monkeyp
     monkeypatch.setattr(hub, "exception_stream", io.StringIO())
     for name in "abc":
         gevent.spawn_raw(wait, name)
-    gevent.sleep(0.1)
+    until(lambda: len(seen) == 3)
     assert seen == ["a", "b", "c"]
     batch.close()
 
@@ -120,7 +128,7 @@ def test_many_turns_lose_nothing() -> None:
         return all(batch.do(n) == n for n in range(first, first + 300))
 
     greenlets = [gevent.spawn(ask, n * 1000) for n in range(20)]
-    gevent.joinall(greenlets, timeout=30)
+    gevent.joinall(greenlets, timeout=PATIENCE)
     assert all(g.value for g in greenlets)
     batch.close()
 
@@ -137,9 +145,41 @@ def test_a_patient_item_rides_along_or_goes_by_itself_soon() -> None:
         waits = [gevent.spawn(batch.do, name, patient=True) for name in ("a", "b")]
         gevent.sleep(0)
         waits.append(gevent.spawn(batch.do, "c"))
-        gevent.joinall(waits, timeout=5, raise_error=True)
+        gevent.joinall(waits, timeout=PATIENCE, raise_error=True)
         assert turns == [["a", "b", "c"]]
         assert batch.do("d", patient=True) == "d"
         assert turns[1:] == [["d"]]
+    finally:
+        batch.close()
+
+
+def test_who_adds_to_an_open_item_waits_along_and_hears_what_became_of_it() -> None:
+    turns: list[list[list[str]]] = []
+    order: list[str] = []
+
+    def work(items: list[list[str]]) -> list[object]:
+        turns.append([item.copy() for item in items])
+        return [OSError("no") if "bad" in item else len(item) for item in items]
+
+    batch = Batch(work, "test")
+
+    def leave(name: str) -> object:
+        known = batch.open
+        if known is not None:
+            known.append(name)
+        try:
+            return batch.do([name], patient=True) if known is None else batch.along()
+        finally:
+            order.append(name)
+
+    try:
+        assert batch.open is None
+        for names, heard in ((["a", "b", "c"], 3), (["d", "bad"], None)):
+            waits = [gevent.spawn(leave, name) for name in names]
+            gevent.joinall(waits, timeout=PATIENCE)
+            assert [wait.value for wait in waits] == [heard] * len(names)
+            assert [type(wait.exception) for wait in waits] == [OSError if heard is None else type(None)] * len(names)
+        assert turns == [[["a", "b", "c"]], [["d", "bad"]]] and order == ["a", "b", "c", "d", "bad"]
+        assert batch.open is None
     finally:
         batch.close()

@@ -8,8 +8,8 @@ import pytest
 from mta import settings
 from mta.receive.outcome import Outcome, differ, outcomes, pairs
 from mta.receive.replay import Player
-from mta.rules.engine import Rules
-from mta.rules.recorded import RecordedWorld
+from mta.rules.engine.engine import Rules
+from mta.rules.trying.recorded import RecordedWorld
 
 
 def record(*said: str, mails: tuple[str | None, ...] = (), **facts: Any) -> dict[str, Any]:

@@ -4,9 +4,13 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import gevent
 import pytest
+from daemon import alive
+from receiving import PATIENCE, until
+from timing import slowness
 
 from mta.net import program
 from mta.net.program import CLEAN, File, Places, fill, fill_environment, run
@@ -34,19 +38,11 @@ def children() -> list[str]:
     return out
 
 
-def alive(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
 def test_exit_code_output_and_time() -> None:
     ended = sh("echo out; echo err >&2; exit 3")
     assert (ended.code, ended.signal, ended.stdout, ended.stderr) == (3, None, b"out\n", b"err\n")
     assert not ended.failed and not ended.timed_out and not ended.cut
-    assert 0 < ended.ms < 5000
+    assert 0 < ended.ms < 1000 * PATIENCE
 
 
 def test_no_shell_reads_the_arguments() -> None:
@@ -70,7 +66,7 @@ def test_stdin_is_streamed_to_the_end() -> None:
 
 
 def test_without_stdin_the_program_sees_an_empty_one() -> None:
-    assert run(["cat"], timeout=5).code == 0
+    assert run(["cat"], timeout=PATIENCE).code == 0
 
 
 def test_a_program_that_does_not_read_is_no_error() -> None:
@@ -96,29 +92,23 @@ def test_output_beyond_the_limit_is_thrown_away() -> None:
 
 
 def test_time_limit_kills_the_whole_group() -> None:
-    began = time.monotonic()
-    ended = sh("sleep 60 & echo $!; trap '' TERM; sleep 60", timeout=0.3)
-    assert time.monotonic() - began < 5
-    assert ended.timed_out and ended.failed == "not done after 0.3 s" and ended.code is None
-    assert ended.signal == signal.SIGKILL
-    pid = int(ended.stdout)
-    for _ in range(100):
-        if not alive(pid):
+    for limit in (0.3, 3.0, 30.0):  # the shell must have come so far
+        began = time.monotonic()
+        ended = sh("sleep 600 & echo $!; trap '' TERM; sleep 600", timeout=limit)
+        if ended.stdout:
             break
-        gevent.sleep(0.02)
-    assert not alive(pid)
+    assert time.monotonic() - began < 300
+    assert ended.timed_out and ended.failed == f"not done after {limit:g} s" and ended.code is None
+    assert ended.signal == signal.SIGKILL
+    until(lambda: not alive(int(ended.stdout)))
 
 
 def test_what_stays_behind_holds_up_nobody_and_is_killed() -> None:
     began = time.monotonic()
-    ended = sh("sleep 60 & echo $!; exit 5", timeout=30)
-    assert time.monotonic() - began < 5
+    ended = sh("sleep 600 & echo $!; exit 5", timeout=600)
+    assert time.monotonic() - began < 300
     assert ended.code == 5 and not ended.timed_out
-    for _ in range(100):
-        if not alive(int(ended.stdout)):
-            break
-        gevent.sleep(0.02)
-    assert not alive(int(ended.stdout))
+    until(lambda: not alive(int(ended.stdout)))
 
 
 def test_a_signal_is_told() -> None:
@@ -142,12 +132,14 @@ def test_what_cannot_start_says_why(arguments: list[str], more: dict[str, str], 
     assert fds() == before
 
 
-def test_others_go_on_meanwhile() -> None:
-    turns = []
-    other = gevent.spawn(lambda: [(gevent.sleep(0.01), turns.append(1)) for _ in range(1000)])
-    sh("sleep 0.5")
-    other.kill()
-    assert len(turns) > 20
+def test_others_go_on_meanwhile(tmp_path: Path) -> None:
+    def others() -> None:
+        for _ in range(20):
+            gevent.sleep(0.01)
+        (tmp_path / "done").touch()
+
+    gevent.spawn(others)
+    assert sh('until [ -e "$1" ]; do sleep 0.01; done', str(tmp_path / "done"), timeout=PATIENCE).code == 0
 
 
 def test_a_chatty_program_does_not_take_the_loop() -> None:
@@ -155,14 +147,14 @@ def test_a_chatty_program_does_not_take_the_loop() -> None:
 
     def ticks():
         while True:
-            began = time.monotonic()
+            began = time.process_time()  # what other programs do meanwhile does not count
             gevent.sleep(0.001)
-            worst[0] = max(worst[0], time.monotonic() - began)
+            worst[0] = max(worst[0], time.process_time() - began)
 
     other = gevent.spawn(ticks)
     assert run(["yes"], timeout=0.5).timed_out
     other.kill()
-    assert worst[0] < 0.2
+    assert worst[0] < 0.2 * slowness()
 
 
 def test_no_more_than_there_are_places() -> None:
@@ -175,24 +167,19 @@ def test_no_more_than_there_are_places() -> None:
     long = gevent.spawn(run, ["sleep", "5"], places=Places(1), timeout=0.2)
     assert long.get().timed_out
     full = Places(1)
-    hog = gevent.spawn(run, ["sleep", "1"], places=full)
+    hog = gevent.spawn(run, ["sleep", "600"], places=full)
     gevent.sleep(0.05)
     late = run(["true"], places=full, timeout=0.1)
     assert late.timed_out and late.failed == "no place was free for 0.1 s"
-    assert hog.get().code == 0
+    hog.kill()
 
 
 def test_an_interrupted_call_leaves_nothing() -> None:
     before = fds()
-    running = gevent.spawn(sh, "echo $$; exec sleep 60")
-    gevent.sleep(0.2)
-    assert children()
+    running = gevent.spawn(sh, "echo $$; exec sleep 600")
+    until(children)
     running.kill()
-    for _ in range(100):
-        if not children():
-            break
-        gevent.sleep(0.02)
-    assert children() == []
+    until(lambda: not children())
     assert fds() == before
 
 

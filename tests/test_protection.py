@@ -11,9 +11,9 @@ from test_smime import certified
 from mta.message import smime
 from mta.message.message import Message
 from mta.message.mime import Part
-from mta.rules import protection
-from mta.rules.keys import Keys, NoKey
-from mta.rules.world import Unanswered
+from mta.rules.outside import protection
+from mta.rules.outside.keys import Keys, NoKey
+from mta.rules.outside.world import Unanswered
 
 MAIL = (
     b"From: alice@a.test\r\nTo: bob@b.test\r\nSubject: the plan\r\nMIME-Version: 1.0\r\n"

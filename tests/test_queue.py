@@ -12,6 +12,10 @@ from typing import Any
 
 import gevent
 import pytest
+from fake_dns import FakeDns
+from fake_smtp import FakeSmtp
+from gevent.event import Event
+from receiving import PATIENCE, until
 
 from mta import events, log, settings
 from mta.deliver import courier, queue
@@ -24,14 +28,12 @@ from mta.message.message import Message
 from mta.message.reply import Refused, Reply
 from mta.net import clock
 from mta.net.dns import Resolver
-from mta.rules.folders import Folders
+from mta.rules.engine.folders import Folders
 from mta.rules.transaction import Transaction
 from mta.rules.verdict import Verdict
 from mta.spool.journal import JournalSpool
 from mta.spool.memory import MemorySpool
 from mta.spool.spool import Mail, Settled
-from tests.fake_dns import FakeDns
-from tests.fake_smtp import FakeSmtp
 
 RAW = b"Received: by here\r\nMessage-ID: <m@far.test>\r\nSubject: hello\r\n\r\nbody\r\n"
 USER = Client(ip="192.0.2.1", user="ann", helo="there")
@@ -128,7 +130,7 @@ class Said:
     def run(self, stage: str, transaction: Transaction) -> Verdict:
         self.asked.append(stage)
         gevent.sleep(0)
-        return self._rules[stage](transaction) or Verdict("next")
+        return (self._rules[stage](transaction) or Verdict("next"))._replace(stage=stage)
 
 
 class Hands:
@@ -176,7 +178,7 @@ class House:
 
     def open(self) -> Queue:
         """A new process."""
-        resolver = Resolver(settings.Dns(servers=[self.dns], timeout=0.4))
+        resolver = Resolver(settings.Dns(servers=[self.dns], timeout=PATIENCE))
         self.queue = Queue(self.settings, self.spool, lambda: self.rules, resolver, Ids(), self.domains)  # type: ignore[arg-type]
         if self.scripted:
             self.queue._transports[Route("smtp")] = self.script
@@ -198,20 +200,19 @@ class House:
         self.spool.commit(add=[Mail(envelope, Message(raw))])
         return envelope.id
 
-    def run(self, until: Callable[[], bool] | None = None, seconds: float = 5.0) -> None:
+    def run(self, until: Callable[[], bool] | None = None, seconds: float = PATIENCE) -> None:
         """Let the queue work until nothing is due."""
-
-        def quiet() -> bool:
-            due = self.spool.next_due()
-            return not self.queue._busy and (due is None or due > clock.now())
-
         if self.queue._claimer is None:
             self.queue.start()
         self.queue.wake()
         with gevent.Timeout(seconds):
             gevent.sleep(0.001)
-            while not (until or quiet)():
+            while not (until or self.quiet)():
                 gevent.sleep(0.001)
+
+    def quiet(self) -> bool:
+        due = self.spool.next_due()
+        return not self.queue._busy and (due is None or due > clock.now())
 
     def told(self, event: str) -> list[dict[str, Any]]:
         return [line for line in self.lines if line["event"] == event]
@@ -375,6 +376,38 @@ def test_a_bug_in_a_transport_delays_and_loses_nothing(house: House, monkeypatch
     assert [repr(b) for b in bugs] == ["KeyError('oops')"]
 
 
+def test_who_hangs_for_long_gives_its_place_to_others(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a stranger whose servers answer slowly holds up the mail of all others."""
+    monkeypatch.setattr(queue, "SLOW", -1.0)
+    monkeypatch.setattr(queue, "SLOW_ONES", 2)
+    house.settings = settings.Settings(queue=settings.Queue(concurrency=3))
+    house.open()
+    over = Event()
+    monkeypatch.setattr(house.script, "deliver", lambda *_: over.wait() and ())
+    for n in range(3):
+        house.put(f"u{n}@slow.test")
+    house.run(lambda: house.queue._busy == 3)
+    good = house.put("bob@here.test")
+    gevent.sleep(0.02)
+    assert good in house.spool.mails
+    house.queue._sweep()
+    house.run(lambda: good not in house.spool.mails)
+    for n in range(20):
+        house.put(f"v{n}@slow.test")
+    for _ in range(10):
+        house.queue._sweep()
+        gevent.sleep(0.005)
+    assert house.queue._busy == 9, "as many as may have given it away, and those that have a place"
+    first, over = over, Event()
+    first.set()
+    house.run(lambda: house.queue.status()["deferred"] == 9)
+    gevent.sleep(0.02)
+    assert house.queue._busy <= 3, "they have taken their places with them"
+    over.set()
+    house.run(lambda: not house.queue._busy)
+    assert house.queue._slow == 0 and not house.queue._began
+
+
 def test_a_transport_that_forgets_or_repeats_recipients(house: House) -> None:
     class Sloppy:
         name = "sloppy"
@@ -434,11 +467,15 @@ def test_dying_at_any_commit_repeats_at_most(
     house.script.says = {"no@far.test": NO, "later@far.test": [LATER, Reply(250, "2.0.0", "Ok")]}
     monkeypatch.setattr(get_hub_class(), "handle_error", lambda *_: None)  # the greenlet dies with its process
     house.put("bob@far.test", "no@far.test", "later@far.test")
-    setattr(house.spool, where, iter([None] * point + [Ended()]))
-    try:
-        house.run(seconds=0.1)
-    except gevent.Timeout:
-        pass
+    ended: list[bool] = []
+
+    def deeds() -> Iterator[BaseException | None]:
+        yield from [None] * point
+        ended.append(True)
+        yield Ended()
+
+    setattr(house.spool, where, deeds())
+    house.run(lambda: bool(ended) or house.quiet())
     house.queue._draining = True
     house.spool.leased.clear()
     house.spool.breaks = house.spool.after = itertools.repeat(None)
@@ -531,7 +568,7 @@ class TestVerdicts:
         house.put("bob@far.test", "eve@far.test")
         house.run()
         assert {name for name, _ in house.script.delivered} == {"ann@far.test"}
-        assert [line["where"] for line in house.told("failed")] == ["main.lua:7"] * 2
+        assert [(line["stage"], line["where"]) for line in house.told("failed")] == [(stage, "main.lua:7")] * 2
         assert b"554 5.7.1 Not that" in house.script.delivered[0][1]
 
     def test_deny_holds_the_mail_of_a_stranger(self, house: House, stage: str) -> None:
@@ -577,6 +614,7 @@ class TestVerdicts:
             "sender": "ann@far.test",
             "recipients": ["bob@far.test", "eve@far.test"],
             "reason": "quarantine virus",
+            "stage": stage,
             "rule": "r",
             "where": "main.lua:3",
         }
@@ -647,7 +685,7 @@ def test_mail_that_comes_while_the_queue_sleeps_is_delivered_at_once(house: Hous
         house.put("joe@here.test")
         if n % 10 == 0:
             gevent.sleep(0.002)
-    with gevent.Timeout(1):
+    with gevent.Timeout(PATIENCE):
         while house.spool.mails:
             gevent.sleep(0.001)
 
@@ -705,36 +743,41 @@ def test_places_that_become_free_while_the_spool_is_read_are_used(
         house.put("bob@far.test")
     house.queue.start()
     house.spool.on_due = None
-    with gevent.Timeout(2):
+    with gevent.Timeout(PATIENCE):
         while house.spool.mails:
             gevent.sleep(0.005)
-    house.queue.drain(1)
+    house.queue.drain(PATIENCE)
 
 
 def test_a_claim_that_ends_during_a_drain_delivers_nothing(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = house.spool.claim
-    monkeypatch.setattr(house.spool, "claim", lambda now, limit: (real(now, limit), gevent.sleep(0.03))[0])
+    real, draining = house.spool.claim, Event()
+    monkeypatch.setattr(house.spool, "claim", lambda now, limit: (real(now, limit), draining.wait())[0])
     house.put("bob@far.test")
     house.queue.start()
-    gevent.sleep(0.01)
-    assert house.spool.leased == {"w-1.1"}
-    assert house.queue.drain(1)
+    until(lambda: house.spool.leased == {"w-1.1"})
+    drained = gevent.spawn(house.queue.drain, PATIENCE)
+    gevent.sleep(0)
+    draining.set()
+    assert drained.get()
     assert house.spool.leased == set() and not house.script.tries and len(house.spool.mails) == 1
 
 
 def test_drain_finishes_what_is_under_way_and_begins_nothing(house: House) -> None:
+    told = Event()
+
     class Slow:
         name = "slow"
 
         def deliver(self, envelope: Envelope, recipients: Sequence[Recipient], message: Message) -> Iterator[Result]:
-            gevent.sleep(0.05)
+            told.wait()
             yield Result(recipients[0], Reply(250, "2.0.0", "Ok"))
 
     house.queue._transports[Route("smtp")] = Slow()
     house.put("bob@far.test")
     house.run(lambda: house.queue._busy == 1)
     assert not house.queue.drain(0)
-    assert house.queue.drain(2)
+    told.set()
+    assert house.queue.drain(PATIENCE)
     assert house.spool.mails == {}
     house.put("eve@far.test")
     gevent.sleep(0.01)
@@ -749,7 +792,7 @@ def test_from_the_spool_to_a_maildir_and_to_another_server(lines: list[dict[str,
         dns.zone["far.test"] = {"A": ["127.0.0.1"]}
         made = settings.Settings(
             server=settings.Server(name="mx.here.test"),
-            queue=settings.Queue(port=far.port, reply_timeout=2),
+            queue=settings.Queue(port=far.port, reply_timeout=PATIENCE),
             domain={"box.test": settings.Domain(path=f"{tmp_path}/{{domain}}/{{local_part}}")},
         )
         house = House(made, dns=dns.server)
@@ -763,7 +806,7 @@ def test_from_the_spool_to_a_maildir_and_to_another_server(lines: list[dict[str,
         bounce = mailbox.Maildir(tmp_path / "box.test/ann").popitem()[1]
         assert bounce["Return-Path"] == "<>" and bounce["Subject"] == "Your mail to no@far.test could not be delivered"
         assert {line["transport"] for line in house.told("delivered")} == {"maildir", "smtp"}
-        house.queue.drain(1)
+        house.queue.drain(PATIENCE)
 
 
 @pytest.fixture(params=["memory", "journal"])
@@ -791,11 +834,11 @@ def test_the_real_spools(lines: list[dict[str, Any]], real_spool: Any) -> None:
     puts = [gevent.spawn(house.put, "bob@far.test", "no@far.test", f"later{n}@far.test", sender="") for n in range(100)]
     puts += [gevent.spawn(house.put, "joe@here.test", client=USER) for _ in range(100)]
     gevent.joinall(puts, raise_error=True)
-    with gevent.Timeout(10):
+    with gevent.Timeout(PATIENCE):
         while list(real_spool.find()):
             gevent.sleep(0.01)
     names = [name for name, _ in house.script.delivered]
     assert sorted(names) == sorted(["bob@far.test"] * 100 + [f"later{n}@far.test" for n in range(100)])
     assert all(raw.count(b"X-Rule: 1\r\n") == 1 for _, raw in house.script.delivered)
     assert len(house.told("dropped")) == len(house.told("deferred")) == 100
-    assert house.queue.drain(1)
+    assert house.queue.drain(PATIENCE)

@@ -10,9 +10,9 @@ from test_queue import LATER, NO, Hands, House, Said, hands, lines  # noqa: F401
 
 from mta.message.envelope import Recipient, Route
 from mta.net import clock
-from mta.rules.routing import Ways
 from mta.rules.transaction import Transaction
 from mta.rules.verdict import Verdict
+from mta.rules.words.routing import Hold, Ways
 
 FILTER = Route("smtp", host="filter.test:10025")
 
@@ -86,7 +86,7 @@ def test_held_at_postq_until_a_time(house: House, hands: Hands) -> None:  # noqa
     until = clock.now() + 3600
 
     def postq(tx: Transaction) -> Verdict | None:
-        way(tx).until = until
+        way(tx).hold(Hold(until, "postq", "later", "main.lua:3"), None)
         tx.vars["seen"] = True
         return None
 
@@ -97,7 +97,9 @@ def test_held_at_postq_until_a_time(house: House, hands: Hands) -> None:  # noqa
     assert (left.next_try, left.until, left.held, left.attempts, left.postq) == (until, until, "", 0, True)
     assert left.vars == {"seen": True} and not house.script.tries
     (told,) = house.told("postponed")
-    assert told["recipients"] == ["bob@far.test"] and told["stage"] == "postq"
+    assert told["recipients"] == ["bob@far.test"] and told["next_try"] == until
+    assert (told["stage"], told["rule"], told["where"]) == ("postq", "later", "main.lua:3")
+    assert left.until_by == 'rule "later" (main.lua:3)'
     hands.now = until + 1
     house.run()
     assert house.rules.asked == ["postq"] and not house.spool.mails
@@ -115,7 +117,7 @@ def test_a_clock_set_back_holds_nothing(house: House, hands: Hands) -> None:  # 
 
 def test_what_was_held_long_has_its_whole_time_for_tries(house: House, hands: Hands) -> None:  # noqa: F811
     began = clock.now()
-    house.rules = Said(postq=lambda tx: setattr(way(tx), "until", began + 30 * 86400))
+    house.rules = Said(postq=lambda tx: way(tx).hold(Hold(began + 30 * 86400), None))
     house.script.says = {"bob@far.test": LATER}
     id = house.put("bob@far.test")
     house.run()
@@ -130,7 +132,7 @@ def test_held_at_delivery_waits_with_those_who_failed(house: House, hands: Hands
 
     def delivery(tx: Transaction) -> Verdict | None:
         if tx.recipients[0].domain == "late.test" and clock.now() < until:
-            way(tx).until = until
+            way(tx).hold(Hold(until), None)
         return None
 
     house.rules = Said(delivery=delivery)
@@ -146,9 +148,34 @@ def test_held_at_delivery_waits_with_those_who_failed(house: House, hands: Hands
     assert [str(r.address) for r in house.spool.mails[id][0].recipients] == ["bob@far.test"]
 
 
+def test_one_recipient_is_held_while_the_others_get_the_mail(house: House, hands: Hands) -> None:  # noqa: F811
+    began = clock.now()
+    house.rules = Said(
+        postq=lambda tx: way(tx).hold(Hold(began + 3600, "postq", "later", "main.lua:3"), tx.recipients[:1])
+    )
+    house.script.says = {"joe@far.test": LATER}
+    id = house.put("bob@far.test", "eve@far.test", "joe@far.test")
+    house.run()
+    left = house.spool.mails[id][0]
+    assert [(str(r.address), r.until) for r in left.recipients] == [("bob@far.test", began + 3600), ("joe@far.test", 0)]
+    assert [r.until_by for r in left.recipients] == ['rule "later" (main.lua:3)', ""]
+    assert [(line["recipients"], line["rule"]) for line in house.told("postponed")] == [(["bob@far.test"], "later")]
+    assert began < left.next_try < began + 3600, "joe's next try does not wait for bob's time"
+    house.script.says = {}
+    hands.now = left.next_try
+    house.run()
+    left = house.spool.mails[id][0]
+    assert [str(r.address) for r in left.recipients] == ["bob@far.test"] and left.next_try == began + 3600
+    assert [name for name, _ in house.script.tries] == ["eve@far.test", "joe@far.test", "joe@far.test"]
+    hands.now = began + 3600
+    house.run()
+    assert house.script.tries[-1][0] == "bob@far.test" and not house.spool.mails
+    assert house.rules.asked == ["postq"]
+
+
 def test_only_held_at_delivery(house: House) -> None:
     until = clock.now() + 50
-    house.rules = Said(delivery=lambda tx: setattr(way(tx), "until", until))
+    house.rules = Said(delivery=lambda tx: way(tx).hold(Hold(until), None))
     id = house.put("bob@far.test", "eve@far.test")
     house.run()
     left = house.spool.mails[id][0]

@@ -5,20 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hands import Clock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mta.rules.leases import HOT, LEASE, Rates
-from mta.rules.rate import Rate, available, give, take
-from mta.rules.store import MemoryStore, StoreError
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
+from mta.rules.outside.leases import HOT, LEASE, Rates
+from mta.rules.outside.rate import Rate, available, give, take
+from mta.rules.outside.store import MemoryStore, StoreError
 
 
 @pytest.mark.parametrize(
@@ -120,7 +113,7 @@ class Later:
 
 
 def test_few_questions_are_exact_for_all_workers_together() -> None:
-    clock = Clock()
+    clock = Clock(1_000_000.0)
     store: Any = Counted(clock)
     workers = [Rates(store, clock, Later()) for _ in range(2)]
     passed = 0
@@ -131,7 +124,7 @@ def test_few_questions_are_exact_for_all_workers_together() -> None:
 
 
 def test_a_hot_key_rarely_goes_to_the_store_and_stays_within_the_limit() -> None:
-    clock = Clock()
+    clock = Clock(1_000_000.0)
     store: Any = Counted(clock)
     later = [Later(), Later()]
     workers = [Rates(store, clock, one) for one in later]
@@ -149,7 +142,7 @@ def test_a_hot_key_rarely_goes_to_the_store_and_stays_within_the_limit() -> None
 
 
 def test_a_stock_goes_back_when_its_time_is_over() -> None:
-    clock, later = Clock(), Later()
+    clock, later = Clock(1_000_000.0), Later()
     store: Any = Counted(clock)
     rates = Rates(store, clock, later)
     for _ in range(HOT + 2):
@@ -161,7 +154,7 @@ def test_a_stock_goes_back_when_its_time_is_over() -> None:
 
 
 def test_a_refusal_is_remembered_until_a_token_is_back() -> None:
-    clock = Clock()
+    clock = Clock(1_000_000.0)
     store: Any = Counted(clock)
     rates = Rates(store, clock, Later())
     assert [rates.take("k", "1/10s").tokens for _ in range(2)] == [1, 0]
@@ -173,7 +166,7 @@ def test_a_refusal_is_remembered_until_a_token_is_back() -> None:
 
 
 def test_when_the_store_was_away_stocks_are_forgotten() -> None:
-    clock, generation = Clock(), [1]
+    clock, generation = Clock(1_000_000.0), [1]
     store: Any = Counted(clock)
     rates = Rates(store, clock, Later(), lambda: generation[0])
     for _ in range(HOT + 2):

@@ -23,7 +23,7 @@ def test_the_two_commands() -> None:
 
 
 def test_the_minute(tmp_path: Path) -> None:
-    _, _, send, write, again, other = commands()
+    _, _, send, write, again, other, repl, test, replay, why = commands()
     with Playground(tmp_path) as server:
         sending, reading = send.split("\n", 1)
         assert server.shell(sending).startswith("accepted: 250 2.0.0 Kept as ")
@@ -43,6 +43,16 @@ def test_the_minute(tmp_path: Path) -> None:
         assert passed.startswith("accepted: 250")
         assert " is serving, " in passed
         server.until(lambda: len(server.mails()) == 2, "the second mail did not come")
+
+        tried = server.shell(repl)
+        assert 'preq: deny by "no greetings" (main.lua:1)' in tried and '"HI"' in tried
+        tested = server.shell(test)
+        assert "2 passed in " in tested and "rules: 1 of 1 were asked" in tested
+        replayed = server.shell(replay)
+        assert "deny -> accept  1" in replayed and "accept -> deny  1" in replayed
+        assert 'now  deny at preq by "nothing long" (main.lua:1): "550 5.7.1 Too long for us"' in replayed
+        asked = server.shell(why)
+        assert 'refused at preq by rule "no greetings" (main.lua:1)' in asked
 
 
 def test_what_the_readme_names_is_there() -> None:

@@ -11,8 +11,7 @@ from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
-
-from tests.daemon import Server, free_ports
+from daemon import PATIENCE, Server, free_ports, until_open
 
 
 def large(size: int) -> bytes:
@@ -56,13 +55,17 @@ def test_swaks_with_an_attachment(tmp_path: Path) -> None:
     with Server(tmp_path / "server") as server:
         words = ["swaks", "--server", f"127.0.0.1:{server.port}", "--from", "ann@client.test", "--to", "you@demo.test"]
         done = subprocess.run(
-            [*words, "--attach", f"@{attached}", "--pipeline"], capture_output=True, text=True, timeout=30, check=False
+            [*words, "--attach", f"@{attached}", "--pipeline"],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
         )
         assert done.returncode == 0, done.stdout
         server.until(server.mails, "nothing was delivered")
         stored = server.mails()[0].read_bytes()
         assert base64.b64encode(attached.read_bytes())[:60] in stored
-        done = subprocess.run([*words, "--to", "nobody@"], capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run([*words, "--to", "nobody@"], capture_output=True, timeout=PATIENCE, check=False)
         assert done.returncode != 0
 
 
@@ -74,10 +77,15 @@ def test_five_hundred_mails_from_smtp_source_to_smtp_sink(tmp_path: Path) -> Non
     sink = subprocess.Popen(["/usr/sbin/smtp-sink", *owner, f"127.0.0.1:{port}", "100"])
     config = f'[domain."demo.test"]\npath = "Maildir"\n[route."*"]\ntransport = "smtp"\nhost = "127.0.0.1:{port}"\n'
     try:
+        until_open(port, sink)
         with Server(tmp_path / "server", config) as server:
             words = ["/usr/sbin/smtp-source", "-s", "10", "-m", "500", "-l", "3000", "-f", "ann@client.test"]
-            subprocess.run([*words, "-t", "bob@away.test", f"inet:127.0.0.1:{server.port}"], check=True, timeout=60)
-            server.until(lambda: len(server.events("delivered")) >= 500, "not all are delivered", 30)
+            subprocess.run(
+                [*words, "-t", "bob@away.test", f"inet:127.0.0.1:{server.port}"],
+                check=True,
+                timeout=2 * PATIENCE,
+            )
+            server.until(lambda: len(server.events("delivered")) >= 500, "not all are delivered")
             assert {line["transport"] for line in server.events("delivered")} == {"smtp"}
             assert not server.events("deferred")
             server.until(lambda: server.waiting() == 0, "the queue did not get empty")

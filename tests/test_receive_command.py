@@ -54,6 +54,8 @@ def test_read_refuses(line: bytes, answer: str) -> None:
         ('FROM:<"a>b c"@b> size=1', command.Mail(Address("a>b c", "b"), 1)),
         (r'FROM:<"a\"b"@[192.0.2.1]>', command.Mail(Address('a"b', "[192.0.2.1]"))),
         ("FROM:<@x,@y:a@b>", command.Mail(Address("a", "b"))),
+        ("FROM:<a@b> AUTH=<> SIZE=5", command.Mail(Address("a", "b"), 5)),  # Postfix says so wherever AUTH is offered
+        ("FROM:<a@b> AUTH=e+3Dmc2@example.com", command.Mail(Address("a", "b"))),
     ],
 )
 def test_mail(rest: str, mail: command.Mail) -> None:
@@ -72,7 +74,9 @@ def test_mail(rest: str, mail: command.Mail) -> None:
         ('FROM:<"a@b>', "501 5.5.4"),
         ("FROM:<a@b>x", "501 5.5.4"),
         ("FROM:<a@b> SIZE=123456789012345678901", "501 5.5.4"),
-        ("FROM:<a@b> AUTH=<>", "555 5.5.4"),
+        ("FROM:<a@b> RET=FULL", "555 5.5.4"),
+        ("FROM:<a@b> AUTH", "501 5.5.4"),
+        ("FROM:<a@b> AUTH=e+3d", "501 5.5.4"),
         ("FROM:<a@b> -=1", "501 5.5.4"),
         ("FROM:<a>", "501 5.1.3"),
         ("FROM:<Postmaster>", "501 5.1.3"),

@@ -8,7 +8,8 @@ from rules_kit import Bench, rule
 
 from mta import config
 from mta.receive import replies
-from mta.rules import example, facts
+from mta.rules.outside import facts
+from mta.rules.trying import example
 from mta.settings import Route, Service, Settings
 
 
@@ -24,6 +25,13 @@ def test_words_of_our_own() -> None:
 def test_a_reply_keeps_its_class(name: str, text: str) -> None:
     with pytest.raises(ValueError, match=rf"\[replies\] {name} must be a"):
         replies.use({name: text})
+    replies.use({})
+
+
+def test_the_words_for_a_mail_that_is_kept() -> None:
+    assert str(replies.kept("x-1.1")) == "250 2.0.0 Kept as x-1.1"
+    replies.use({"kept": "250 2.6.0 {id}: queued"})
+    assert str(replies.kept("x-1.2", "x-1.3")) == "250 2.6.0 x-1.2 x-1.3: queued"
     replies.use({})
 
 

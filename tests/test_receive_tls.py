@@ -5,6 +5,7 @@ from __future__ import annotations
 import smtplib
 import ssl
 import subprocess
+import time
 from pathlib import Path
 
 import gevent
@@ -12,6 +13,7 @@ import pytest
 from receiving import Receiving, reply, self_signed, trusting, until
 
 from mta import settings
+from mta.daemon.generation import Ages
 from mta.net import tls
 
 MAIL = "EHLO x.example\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<jones@example.test>\r\nDATA\r\nhello\r\n.\r\nQUIT\r\n"
@@ -124,12 +126,37 @@ def test_errors_name_the_file(pair: tuple[str, str], tmp_path: Path) -> None:
     rubbish.write_text("rubbish")
     (tmp_path / "other").mkdir()
     other = self_signed(tmp_path / "other")[1]
+    locked = str(tmp_path / "locked.pem")
+    locking = ["openssl", "pkey", "-in", key, "-out", locked, "-aes128", "-passout", "pass:x"]
+    subprocess.run(locking, check=True, stdin=subprocess.DEVNULL)
     for told, complaint in {
         (missing, key): f"{missing}: the certificate cannot be read: No such file",
         (certificate, missing): f"{missing}: the key cannot be read: No such file",
-        (str(rubbish), key): f"{rubbish} or {key}: not a PEM certificate",
+        (str(rubbish), key): f"{rubbish}: not a PEM certificate",
+        (certificate, str(rubbish)): f"{rubbish}: not a PEM private key",
+        (certificate, locked): f"{locked}: the key has a passphrase",
         (certificate, other): f"{other}: this key does not belong to {certificate}",
     }.items():
         with pytest.raises(ValueError) as caught:
             tls.server_context(*told)
         assert str(caught.value).startswith(complaint)
+
+
+def test_a_certificate_tells_its_age(pair: tuple[str, str]) -> None:
+    since, until = tls.dates(pair[0])
+    assert since < time.time() < until
+    assert tls.ageing(pair[0], until - tls.SOON - 1) is None
+    assert str(tls.ageing(pair[0], until - 60)).startswith("expires on 20")
+    assert str(tls.ageing(pair[0], until)).startswith("expired on 20")
+    assert str(tls.ageing(pair[0], since - 1)).startswith("is good only from 20")
+
+
+def test_the_log_tells_of_an_old_certificate_once_a_day(pair: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, object]] = []
+    monkeypatch.setattr("mta.log.event", lambda event, **fields: told.append({"event": event, **fields}))
+    monkeypatch.setattr(tls, "SOON", 1e12)
+    mine = settings.Settings(listener=[listener(pair), listener(pair, "submissions"), settings.Listener()])
+    ages = Ages()
+    for now in (1.0, 86400.0, 86402.0):
+        ages.look(mine, now)
+    assert [(one["event"], one["certificate"]) for one in told] == [("certificate_ages", pair[0])] * 2

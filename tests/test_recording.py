@@ -9,14 +9,14 @@ import pytest
 from rules_kit import rule
 
 from mta import settings
-from mta.rules import example
-from mta.rules.engine import Rules
-from mta.rules.recorded import RecordedWorld
-from mta.rules.recording import Note, RecordingWorld, noting
-from mta.rules.services import Answer
-from mta.rules.services.fake import FakeService
+from mta.rules.engine.engine import Rules
+from mta.rules.outside.recording import Note, RecordingWorld, noting
+from mta.rules.outside.services import Answer
+from mta.rules.outside.services.fake import FakeService
+from mta.rules.outside.world import FakeWorld
+from mta.rules.trying import example
+from mta.rules.trying.recorded import RecordedWorld
 from mta.rules.verdict import Verdict
-from mta.rules.world import FakeWorld
 
 SERVICE = {"scan": settings.Service(arguments=["scan"]), "odd": settings.Service(arguments=["odd"])}
 

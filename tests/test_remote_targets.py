@@ -9,11 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from fake_smtp import EXTENSIONS, FakeSmtp, certificate
 from test_remote import World
 
-from mta.net.deadline import TABLE
 from mta.net.tls import server_context, verifying_context
-from tests.fake_smtp import EXTENSIONS, FakeSmtp, certificate
 
 AUTH = (*EXTENSIONS, "AUTH PLAIN LOGIN")
 PLAIN = "AUTH PLAIN " + base64.b64encode("\0ann\0söcret".encode()).decode()
@@ -23,13 +22,6 @@ LOGIN = {
     base64.b64encode("söcret".encode()).decode(): "235 2.7.0 In",
 }
 URL_PASSWORD = "s%C3%B6cret"
-
-
-@pytest.fixture(autouse=True)
-def fine_deadlines() -> Iterator[None]:
-    old = TABLE.finer(0.02)
-    yield
-    TABLE.finer(old)
 
 
 class Secured(World):

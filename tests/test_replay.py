@@ -1,17 +1,15 @@
 """Replays: captured sessions under other rules, in the world of then; stored mail; how long a thousand take."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import mta
 from daemon import Server
 from fake_dns import FakeDns
+from timing import of_programs, slowness
 
 TREE = Path(__file__).parent.parent
 
@@ -85,23 +83,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def mta(folder: Path, *words: str, code: int | None = None) -> str:
-    """Run `mta replay` in the folder."""
-    done = subprocess.run(
-        [sys.executable, "-m", "mta", "-c", str(folder / "mta.toml"), "replay", *words],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(TREE)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert code is None or done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+def replay(folder: Path, *words: str, code: int | None = None) -> str:
+    return mta("-c", str(folder / "mta.toml"), "replay", *words, cwd=folder, code=code)
 
 
 def cases(folder: Path, *words: str, code: int = 1) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    summary, *found = map(json.loads, mta(folder, *words, "--json", code=code).splitlines())
+    summary, *found = map(json.loads, replay(folder, *words, "--json", code=code).splitlines())
     return summary, found
 
 
@@ -142,12 +129,12 @@ def test_what_the_capture_does_not_hold_is_unknown(folder: Path) -> None:
     """Nobody is asked: the name server of the capture is gone, and the answer is there at once."""
     summary, _ = cases(folder, "captures", "--rules", "new")
     assert summary["uncertain"] == 2  # the list, and the robot's MX
-    told = mta(folder, "captures", "--rules", "new", code=1)
+    told = replay(folder, "captures", "--rules", "new", code=1)
     assert "dns 2.0.0.127.list.test A" in told and "dns c.test MX" in told
 
 
 def test_people_read_the_counts_and_every_case(folder: Path) -> None:
-    told = mta(folder, "captures", "--rules", "new", code=1)
+    told = replay(folder, "captures", "--rules", "new", code=1)
     assert told.startswith("9 sessions, 10 cases in ")
     assert "\n  was  accept: no rule minded\n" in told
     assert '\n  now  deny at helo by "shouting" (main.lua:2): "550 5.7.1 Not so loud"\n' in told
@@ -162,7 +149,7 @@ def test_old_rules_can_be_run_too(folder: Path) -> None:
 
 
 def test_one_file_and_main_lua_by_name(folder: Path) -> None:
-    name = next(str(path) for path in (folder / "captures").iterdir() if "Subject: odd" in path.read_text("utf-8"))
+    name = next(str(path) for path in (folder / "captures").glob("*.json") if "Subject: odd" in path.read_text("utf-8"))
     summary, found = cases(folder, name, "--rules", "new/main.lua")
     assert summary["sessions"] == 1 and found[0]["old"]["folder"] == "odd"
 
@@ -180,21 +167,21 @@ def test_rules_that_do_not_load(folder: Path) -> None:
     wrong = folder / "wrong"
     wrong.mkdir()
     (wrong / "main.lua").write_text('on.mail("x", function(mail)\n', "utf-8")
-    assert "main.lua:" in mta(folder, "captures", "--rules", "wrong", code=1)
+    assert "main.lua:" in replay(folder, "captures", "--rules", "wrong", code=1)
 
 
 def test_what_is_no_capture_is_named(folder: Path, tmp_path: Path) -> None:
-    good = next((folder / "captures").iterdir())
+    good = next((folder / "captures").glob("*.json"))
     shutil.copy(good, tmp_path / "good.json")
     (tmp_path / "bad.json").write_text("{", "utf-8")
     (tmp_path / "other.json").write_text('{"format": "else"}', "utf-8")
     damaged = json.loads(good.read_text("utf-8"))
     del damaged["transcript"]
     (tmp_path / "damaged.json").write_text(json.dumps(damaged), "utf-8")
-    told = mta(folder, str(tmp_path), "--rules", "rules", code=1)
+    told = replay(folder, str(tmp_path), "--rules", "rules", code=1)
     assert told.startswith("1 sessions")
     assert all(f"{tmp_path}/{name}.json" in told for name in ("bad", "other", "damaged"))
-    assert "there is no such file" in mta(folder, "nowhere.json", "--rules", "rules", code=3)
+    assert "there is no such file" in replay(folder, "nowhere.json", "--rules", "rules", code=3)
 
 
 STORED = """Return-Path: <a@b.test>
@@ -244,12 +231,12 @@ def test_stored_mail(folder: Path, tmp_path: Path) -> None:
         ("odd", "postq"),
         ("late", "delivery"),
     }
-    assert "no Maildir" in mta(folder, "--maildir", str(tmp_path / "nothing"), "--rules", "new", code=3)
+    assert "no Maildir" in replay(folder, "--maildir", str(tmp_path / "nothing"), "--rules", "new", code=3)
 
 
 def test_large_mails_in_several_processes(folder: Path, tmp_path: Path) -> None:
     """Their words are answered in threads, which do not survive a fork."""
-    name = next(path for path in (folder / "captures").iterdir() if "Subject: large" in path.read_text("utf-8"))
+    name = next(path for path in (folder / "captures").glob("*.json") if "Subject: large" in path.read_text("utf-8"))
     made = json.loads(name.read_text("utf-8"))
     made["mails"] = ["Subject: large\r\n\r\n" + ("0123456789" * 7 + "\r\n") * 3000]
     (tmp_path / "captures").mkdir()
@@ -267,7 +254,6 @@ def test_a_thousand_sessions_in_under_twenty_seconds(folder: Path, tmp_path: Pat
     kinds = sorted((folder / "captures").glob("*.json"))
     for number in range(1000):
         shutil.copy(kinds[number % len(kinds)], tmp_path / f"{number}.json")
-    began = time.monotonic()
-    summary, _ = cases(folder, str(tmp_path), "--rules", "new")
-    assert summary["sessions"] == 1000
-    assert time.monotonic() - began < 20
+    told: list[dict[str, Any]] = []
+    assert of_programs(lambda: told.append(cases(folder, str(tmp_path), "--rules", "new")[0])) < 20 * slowness()
+    assert told[0]["sessions"] == 1000

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 from lupa import lua54
+from rules_kit import Bench, rule
 
 from mta import resources, settings
-from mta.rules import api, example
-from mta.rules.engine import Rules
-from mta.rules.sandbox import Runtime
+from mta.rules.engine.engine import Rules
+from mta.rules.engine.sandbox import Runtime
+from mta.rules.trying import example
 from mta.rules.verdict import STAGES
-from mta.rules.word import stages_of, word
-from tests.rules_kit import Bench, rule
+from mta.rules.words import api
+from mta.rules.words.word import stages_of, word
 
 BLANK = "local _\n"
 WORDS = [w for w in api.WORDS.values() if w.kind != "stage"]
@@ -86,7 +87,7 @@ def test_what_is_not_declared_does_not_exist(name: str) -> None:
         "log.info": "log.info('x')", "dns.lookup": "dns.lookup('x')",
     }.get(name, f"{name}('x')")  # fmt: skip
     assert box.load(rule(body, "preq"), "main.lua") == 0
-    from mta.rules.sandbox import Side
+    from mta.rules.engine.side import Side
 
     tx = example.transaction("preq")
     side = Side(box, tx)
@@ -115,9 +116,7 @@ def names_in(bench_folder: Path) -> set[str]:
         ).split()
     )
     ours = {name.partition(".")[0].partition(":")[0] for name in api.WORDS}
-    source = (resources.folder("lua") / "sandbox.lua").read_text("utf-8") + (
-        resources.folder("lua") / "library.lua"
-    ).read_text("utf-8")
+    source = "".join(path.read_text("utf-8") for path in sorted(resources.folder("lua").glob("*.lua")))
     guessed = standard | ours | set(re.findall(r"\b[A-Za-z_]\w+\b", source))
     walk = walk.replace("GLOBALS", ", ".join(f'"{name}"' for name in sorted(guessed)))
     bench = Bench(bench_folder, rule(walk))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from receiving import Receiving
 
 from mta import settings
 from mta.message.address import Address
-from mta.rules import example
-from mta.rules.engine import Rules, RulesError
-from mta.rules.folders import Folders, Scope
-from mta.rules.world import FakeWorld
+from mta.rules.engine.engine import Rules, RulesError
+from mta.rules.engine.folders import Folders, Scope
+from mta.rules.outside.world import FakeWorld
+from mta.rules.trying import example
 from mta.spool.journal import JournalSpool
 
 OURS = ["example.test", "sub.example.test", "deep.sub.example.test", "other.test"]
@@ -398,6 +399,33 @@ def test_a_large_mail_is_split_without_a_copy_of_its_body(tmp_path: Path) -> Non
         assert bytes(spool.open(mails[1].envelope.id)).count(b"y") >= 998 * 2000, "the other needs the file"
         spool.commit(drop=[mails[1].envelope.id])
     spool.close()
+
+
+def test_who_waits_is_told_as_the_rules_of_a_copy_left_it(tmp_path: Path) -> None:
+    exchange = 'mail:hold("1h") mail:add_recipient("joe@example.test") mail:remove_recipient("you@example.test")'
+    wanted = write(
+        tmp_path,
+        **{"example.test/internal": rule("preq", exchange)},
+        **{"example.test/outgoing": rule("preq", "")},
+    )
+    world = FakeWorld()
+    world.time = time.time()
+    with Receiving(
+        rules=load(wanted, world),
+        server=settings.Server(name="mx.example.test", trusted=["192.0.2.1/32"]),
+    ) as server:
+        said = server.talk(
+            "EHLO c.example",
+            "MAIL FROM:<ann@example.test>",
+            "RCPT TO:<you@example.test>",
+            "RCPT TO:<eve@elsewhere.example>",
+            "DATA",
+            b"Subject: x\r\n\r\nhello\r\n.\r\n",
+            "QUIT",
+        )
+        assert said[-2].startswith(b"250 2.0.0 Kept as "), said
+    (told,) = server.events("postponed")
+    assert told["recipients"] == ["joe@example.test"]
 
 
 CONFIG = """

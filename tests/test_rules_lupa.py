@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rules_kit import Bench, rule
 
 from mta.message.message import Message
-from mta.rules import example
-from mta.rules.sandbox import Runtime
-from tests.rules_kit import Bench, rule
+from mta.rules.engine.called import Called
+from mta.rules.trying import example
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,19 +22,19 @@ HEAD = """
 import faulthandler, sys, gc
 from pathlib import Path
 faulthandler.enable()
-sys.path.insert(0, {root!r})
+sys.path[:0] = [{root!r}, {root!r} + "/tests"]
 from gevent import monkey
 monkey.patch_all()
 import gevent
-from tests.rules_kit import Bench, rule
-from mta.rules import example
+from rules_kit import Bench, rule
+from mta.rules.trying import example
 folder = Path({folder!r})
 """
 
 PROGRAMS = {
     # a switch of greenlets while Lua is on the stack: the guard turns it into an error of the rule
     "a callback that switches": """
-from mta.rules.world import LiveWorld
+from mta.rules.outside.world import LiveWorld
 class World(LiveWorld):
     def __init__(self):
         self.events = []
@@ -136,7 +136,7 @@ for _ in range(5):
 """,
     # compiled Lua that is damaged crashes the interpreter; there is no way to run any
     "compiled Lua": """
-from mta.rules.engine import RulesError
+from mta.rules.engine.engine import RulesError
 for text in ("return load", "return string.dump"):
     bench = Bench(folder, rule("if " + text.split()[1] + " == nil then return accept() end"))
     assert bench.run("rcpt").kind == "accept"
@@ -199,12 +199,12 @@ def test_only_plain_values_cross(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
         return seen
 
-    functions = Runtime._functions
+    functions = Called.functions
 
-    def watched(self: Runtime) -> dict[str, Callable[..., Any]]:
+    def watched(self: Called) -> dict[str, Callable[..., Any]]:
         return {name: watch(function) for name, function in functions(self).items()}
 
-    monkeypatch.setattr(Runtime, "_functions", watched)
+    monkeypatch.setattr(Called, "functions", watched)
     body = """
       mail.vars.x = {1, {a = true}}
       log.info(mail.size) print(mail, print)

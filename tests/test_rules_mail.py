@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rules_kit import Bench, rule
 
 from mta.message.address import Address
 from mta.message.message import Message
-from mta.rules import example
 from mta.rules.transaction import Transaction
-from tests.rules_kit import Bench, rule
+from mta.rules.trying import example
 
 ONLY = "; only text, numbers, booleans and tables of them can be kept"
 

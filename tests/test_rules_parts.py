@@ -11,12 +11,15 @@ import gevent
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from gevent import monkey
 from mails import Maker
+from receiving import PATIENCE, until
 from rules_kit import Bench, rule
 
 from mta.message.message import Message
-from mta.rules import example, inner
 from mta.rules.transaction import Transaction
+from mta.rules.trying import example
+from mta.rules.words import inner
 
 HERE = Path(__file__).parent
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
@@ -415,15 +418,16 @@ def test_header_words(tmp_path: Path) -> None:
 
 def test_a_deadline_waits_for_the_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that leaves while a thread works at its mail: the mail is not let go before the thread has ended."""
-    import time
+    from mta.rules.words import changing
 
-    from mta.rules import part_words
-
-    done = []
-    slow = part_words._footer
+    begun, done = list[bool](), list[bool]()
+    work = monkey.get_original("_thread", "allocate_lock")()  # of threads, not of greenlets
+    work.acquire()
+    slow = changing._footer
 
     def footer(*arguments: object) -> int:
-        time.sleep(0.3)
+        begun.append(True)
+        work.acquire()
         done.append(True)
         return slow(*arguments)  # type: ignore[arg-type]
 
@@ -432,11 +436,12 @@ def test_a_deadline_waits_for_the_thread(tmp_path: Path, monkeypatch: pytest.Mon
     bench.rules._runtime.inner["mail:footer"] = inner.Inner(footer)
     bench.rules._asks["mail:footer"] = inner.Inner(footer)
     running = gevent.spawn(bench.run, "preq", mail(NESTED))
-    gevent.sleep(0.05)
+    until(lambda: begun)
     running.kill(block=False)
     gevent.sleep(0.05)
     assert not running.ready()
-    running.join(2)
+    work.release()
+    running.join(PATIENCE)
     assert running.ready() and done == [True]
 
 

@@ -52,6 +52,7 @@ end
 ITEMS = [
     "a", "b", ".", "%a", "%d", "[ab]", "[^a]", "%s", "(a)", "(.-)", "()", "%w", "x", "[%w_]", "[a-c]", "[]]", "[^]]",
     "%.", "%bab", "%f[a]", "%f[^a]", "(%a)%1", "^", "$", "-", "(a*)", "%D", "[%-]", "[a-]", "%", "[", "(", ")", "%2",
+    "%z", "%Z",
 ]  # fmt: skip
 QUANTIFIERS = ["", "", "*", "+", "-", "?"]
 
@@ -63,11 +64,12 @@ def lua() -> lua54.LuaRuntime:
 
 def matcher(lua: lua54.LuaRuntime, worst: str = "0") -> Any:
     """patterns.lua over a kernel without budget, doing all the work itself."""
-    source = (resources.folder("lua") / "patterns.lua").read_text("utf-8").replace("WORST = 4e6", f"WORST = {worst}")
+    folder = resources.folder("lua")
+    words = (folder / "patterns.lua").read_text("utf-8").replace("WORST = 4e6", f"WORST = {worst}")
     load = lua.eval("function(text, ...) return assert(load(text))(...) end")
     kernel = lua.eval("{fail = function(text) error(text, 0) end, charge = function() end}")
     raw = lua.eval("{string.find, string.match, string.gmatch, string.gsub, string.byte, string.sub, string.char}")
-    return load(source, kernel, raw)
+    return load(words, kernel, load((folder / "matcher.lua").read_text("utf-8"), kernel, raw), raw)
 
 
 def patterns(count: int) -> Iterator[tuple[str, str, int, str]]:
@@ -78,7 +80,7 @@ def patterns(count: int) -> Iterator[tuple[str, str, int, str]]:
             item = chance.choice(ITEMS)
             parts.append(item + (chance.choice(QUANTIFIERS) if item[0] not in "(^$" else ""))
         pattern = "^" * (chance.random() < 0.2) + "".join(parts) + "$" * (chance.random() < 0.2)
-        subject = "".join(chance.choice("abx1 .-_]") for _ in range(chance.randint(0, 12)))
+        subject = "".join(chance.choice("abxz1 .-_]\0") for _ in range(chance.randint(0, 12)))
         yield subject, pattern, chance.choice([1, 1, 1, 2, 5, -2, 20]), chance.choice(["z", "%0%0", "<%1>", "%%", "%9"])
 
 

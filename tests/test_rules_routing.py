@@ -7,8 +7,8 @@ from rules_kit import Bench, rule
 
 from mta.message.address import Address
 from mta.message.envelope import Envelope, Recipient, Route
-from mta.rules import example
-from mta.rules.routing import LONGEST, Ways, read, when
+from mta.rules.trying import example
+from mta.rules.words.routing import LONGEST, Hold, Ways, read, shown, when
 
 BOXES = ["/srv/mail", "/srv/archive/"]
 
@@ -72,11 +72,11 @@ def test_the_last_word_counts() -> None:
 def test_what_was_said_before_stays_where_nothing_new_is() -> None:
     ways, mail = Ways(), envelope()
     mail.recipients[0].route = Route("discard")
-    ways.until = 50.0
+    ways.hold(Hold(50.0), None)
     ways.write(mail, 100.0)
     assert mail.recipients[0].route == Route("discard")
     assert mail.next_try == 1.0, "what is past holds nothing"
-    ways.until = 200.0
+    ways.hold(Hold(200.0), None)
     ways.write(mail, 100.0)
     assert (mail.next_try, mail.until) == (200.0, 200.0)
 
@@ -98,7 +98,24 @@ def test_said_by_a_rule(tmp_path: Path) -> None:
     assert bench.tx.ways is not None
     bench.tx.ways.write(mail, bench.world.now())
     assert [r.route for r in mail.recipients] == [Route("discard"), None], "at rcpt: this recipient"
-    assert mail.until == bench.world.now() + 3600
+    assert [r.until for r in mail.recipients] == [bench.world.now() + 3600, 0.0], "and so it is with hold"
+    assert mail.until == 0.0 and mail.next_try == 0.0
+
+
+def test_if_all_are_held_the_mail_waits_for_the_first(tmp_path: Path) -> None:
+    ways, mail = Ways(), envelope()
+    ways.hold(Hold(500.0), [YOU])
+    ways.hold(Hold(300.0), [EVE])
+    ways.copy().write(mail, 100.0)
+    assert [r.until for r in mail.recipients] == [500.0, 300.0]
+    assert (mail.next_try, mail.until) == (300.0, 300.0)
+    ways.hold(Hold(50.0), [EVE])
+    ways.write(mail, 100.0)
+    assert [r.until for r in mail.recipients] == [500.0, 0.0], "what is past holds nothing"
+    ways.hold(Hold(200.0), None)
+    ways.write(mail, 100.0)
+    assert (mail.next_try, mail.until) == (200.0, 200.0), "the last word counts"
+    assert [r.until for r in mail.recipients] == [0.0, 0.0]
 
 
 def test_later_it_is_for_all(tmp_path: Path) -> None:
@@ -132,6 +149,12 @@ def test_not_before_rcpt(tmp_path: Path) -> None:
     bench = Bench(tmp_path, rule('mail:route("mx")', "mail"))
     bench.run("mail")
     assert "mail.route" in bench.failure.replace(":route", ".route")
+
+
+def test_a_trace_shows_recipients_as_they_were_written() -> None:
+    assert shown("mail:route", ["mx", "13:a@example.com13:b@example.com"]) == ("mx", "a@example.com, b@example.com")
+    assert shown("mail:hold", [60, None]) == (60,)
+    assert shown("dns.lookup", ["3:a", "3:b"]) == ("3:a", "3:b")
 
 
 def test_a_trace_shows_no_password(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from test_program import children
 
 from mta.message.message import Message
 from mta.net.dns import Resolver
-from mta.rules import example
-from mta.rules.services import Answer, Services
-from mta.rules.services.fake import FakeService
-from mta.rules.world import FakeWorld, LiveWorld
+from mta.rules.outside.services import Answer, Services
+from mta.rules.outside.services.fake import FakeService
+from mta.rules.outside.world import FakeWorld, LiveWorld
+from mta.rules.trying import example
 from mta.settings import Dns, Service
 
 MIXED = (
@@ -50,7 +50,8 @@ def test_the_answer_as_a_rule_sees_it(tmp_path: Path) -> None:
     assert b.failures == [] and verdict.kind == "quarantine" and verdict.folder == "virus"
     (request,) = fake.requests
     assert b"".join(bytes(piece) for piece in request.mail or ()) == example.MAIL
-    assert request.about == {"session": "k3v9x0a2bq-1", "mail": "k3v9x0a2bq-1.1", "stage": "preq"}
+    mail = {"session": "k3v9x0a2bq-1", "mail": "k3v9x0a2bq-1.1"}
+    assert request.about == {**mail, "stage": "preq", "rule": "a rule", "where": "main.lua:3"}
     assert request.values["sender"] == "ann@example.com" and request.values["client"] == "192.0.2.7"
     assert b.world.said("service_called")[0]["service"] == "scan"
 
@@ -268,9 +269,9 @@ def test_can_encrypt(tmp_path: Path) -> None:
 
 @pytest.mark.needs("openssl")
 def test_examples_of_the_reference(tmp_path: Path) -> None:
-    from mta.rules import mail_words
+    from mta.rules.words import services, signing
 
-    words: list[Any] = [mail_words.SERVICE, *mail_words.PROTECTION]
+    words: list[Any] = [services.SERVICE, *signing.MAIL_SIGNING]
     for n, word in enumerate(words):
         folder = tmp_path / str(n)
         folder.mkdir()

@@ -10,8 +10,8 @@ from mta import config
 from mta.log import log
 from mta.message.message import Message
 from mta.message.reply import Refused
-from mta.rules.services import Answer, Request, Services
-from mta.rules.services.fake import FakeService
+from mta.rules.outside.services import Answer, Request, Services
+from mta.rules.outside.services.fake import FakeService
 from mta.settings import Service
 
 CLAMSCAN = """#!/bin/sh

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from daemon import Server
+from daemon import PATIENCE, Server
 
 from mta.daemon import systemd
 
@@ -50,8 +50,8 @@ class Manager:
                 if time.monotonic() >= end:
                     return self.heard
 
-    def until(self, word: str, seconds: float = 15.0) -> None:
-        end = time.monotonic() + seconds
+    def until(self, word: str) -> None:
+        end = time.monotonic() + PATIENCE
         while word not in self.listen():
             assert time.monotonic() < end, f"{word} never came: {self.heard}"
 
@@ -109,8 +109,11 @@ def test_ready_reloading_watchdog_stopping(tmp_path: Path, manager: Manager) -> 
     with Server(tmp_path / "server", environment=environment) as server:
         manager.until("READY=1")
         assert any(word.startswith("STATUS=taking mail on 127.0.0.1:") for word in manager.heard)
-        before = manager.heard.count("WATCHDOG=1")
-        assert manager.listen(1.2).count("WATCHDOG=1") >= before + 2
+        beats = []
+        while len(beats) < 5 and max(beats, default=0) < 2:  # the best of some tries: the machine may be busy
+            before = manager.listen().count("WATCHDOG=1")
+            beats.append(manager.listen(1.2).count("WATCHDOG=1") - before)
+        assert max(beats) >= 2
         manager.heard.clear()
         server.reload()
         manager.until("READY=1")
@@ -144,17 +147,17 @@ def test_sockets_are_taken_over_by_address_and_by_name(tmp_path: Path) -> None:
     try:
         server.until(lambda: server.status().get("state") == "serving", "it did not start")
         for address in addresses[:2]:
-            with smtplib.SMTP(*address, timeout=10) as client:
+            with smtplib.SMTP(*address, timeout=PATIENCE) as client:
                 assert client.noop()[0] == 250
         assert f"systemd hands over 127.0.0.1:{addresses[2][1]}" in server.told()
         pids = server.workers()
         os.kill(pids["worker 0"], signal.SIGKILL)
         os.kill(pids["worker 1"], signal.SIGKILL)
-        with smtplib.SMTP(*addresses[0], timeout=10) as client:  # it waits in the queue nobody closed
+        with smtplib.SMTP(*addresses[0], timeout=PATIENCE) as client:  # it waits in the queue nobody closed
             assert client.noop()[0] == 250
     finally:
         assert server.stop() == 0
-    with socket.create_connection(addresses[0], timeout=5):
+    with socket.create_connection(addresses[0], timeout=PATIENCE):
         pass  # systemd keeps the port open while we are away
     for made in (first, second, unused):
         made.close()

@@ -11,12 +11,14 @@ from mta import settings
 from mta.domains import Domains
 from mta.message.address import parse
 from mta.message.message import Message
-from mta.rules import difference, prompt
-from mta.rules.engine import Rules
-from mta.rules.example import MAIL
-from mta.rules.services.request import Answer
-from mta.rules.trial import Sketch, Trial
-from mta.rules.trial_world import TrialWorld
+from mta.rules.engine import difference
+from mta.rules.engine.engine import Rules
+from mta.rules.outside.services.request import Answer
+from mta.rules.trying import prompt
+from mta.rules.trying.example import MAIL
+from mta.rules.trying.sketch import Sketch
+from mta.rules.trying.trial import Trial
+from mta.rules.trying.trial_world import TrialWorld
 
 
 def trial(folder: Path, rules: str, *, files: dict[str, str] | None = None, **facts: Any) -> Trial:
@@ -70,11 +72,53 @@ def test_without_rules_everything_goes_through(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_verdict_comes_to(tmp_path: Path, stage: str, verdict: str, last: str, result: str) -> None:
-    from mta.rules.dialogue import like
+    from mta.rules.trying.dialogue import like
 
     tried = trial(tmp_path, rule(stage, f"return {verdict}"))
     assert list(went(tried))[-1] == last
     assert like(tried.result, result)
+
+
+LOGIN = rule(
+    "authenticate",
+    "local shown = mail.credentials; assert(mail.tls and not mail.user);"
+    ' store.set("tried " .. shown.password, true);'
+    ' if shown.user == "ann" and shown.password == "sesame" then return %s end',
+)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "reply", "ignored"),
+    [
+        ("accept()", "235 2.7.0 Welcome", ""),
+        ('accept("250 2.7.0 Hello")', "235 2.7.0 Hello", ""),
+        ("faccept()", "535 5.7.8 Wrong name or password", "faccept() lets nobody in: only accept() does"),
+        ('quarantine("odd")', "535 5.7.8 Wrong name or password", "quarantine() lets nobody in: only accept() does"),
+        ("next()", "535 5.7.8 Wrong name or password", ""),
+        ('deny("535 5.7.8 No")', "535 5.7.8 No", ""),
+        ("defer()", "454 4.7.0 Nobody can log in now; try again later", ""),
+    ],
+)
+def test_with_a_password_rules_decide_who_has_logged_in(tmp_path: Path, verdict: str, reply: str, ignored: str) -> None:
+    seen = rule("mail", "log.info(mail.user)")
+    tried = trial(tmp_path, LOGIN % verdict + seen, user="ann", password="sesame")
+    stage = list(tried.run("authenticate"))[-1]
+    assert (stage.reply, stage.ignored) == (reply, ignored)
+    assert stage.asked[0].arguments[0] == "tried ***" and tried.tx.credentials is None
+    tried.back()
+    assert tried.step().reply == reply
+    list(tried.run())
+    messages = [fields["message"] for event, fields in tried.world.events if event == "rule_log"]
+    if reply.startswith("235"):
+        assert tried.result == "delivered" and messages == ["ann"] and tried.tx.client.protocol == "ESMTPSA"
+    else:
+        assert tried.result == f"the authenticate stage refused it: {reply}" and messages == []
+
+
+def test_without_a_password_somebody_has_logged_in_whatever_rules_say(tmp_path: Path) -> None:
+    tried = trial(tmp_path, LOGIN % "deny()" + rule("mail", 'assert(mail.user == "ann")'), user="ann")
+    assert "authenticate" not in went(tried) and tried.result == "delivered"
+    assert went(trial(tmp_path, LOGIN % "accept()", user="eve", password="sesame"))["authenticate"][:3] == "535"
 
 
 def test_faccept_ends_the_rules_of_later_stages_and_says_so(tmp_path: Path) -> None:

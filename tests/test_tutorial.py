@@ -7,14 +7,14 @@ import time
 from pathlib import Path
 
 import pytest
+from daemon import PATIENCE
 from pages import TREE, Block, Playground, blocks
 
-from mta.rules.dialogue import like
+from mta.rules.trying.dialogue import like
 
 PAGE = (TREE / "docs" / "first-filter.rst").read_text("utf-8")
 RULES = "> mta-dev/rules/main.lua"
 LOOKS = ("cat mta-dev", "grep ", "mta log", "mta why")  # these may be asked again until the server has got so far
-PATIENCE = 10.0  # seconds
 
 
 class Step:

@@ -1,22 +1,23 @@
-"""Every cell of the table of verdicts (mta/rules/effects.py), played: in a real session and a real queue."""
+"""Every cell of the table of verdicts (mta/rules/pages/effects.py), played: in a real session and a real queue."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from receiving import Receiving, reply, self_signed, trusting
+from test_queue import RAW, STRANGER, USER, Hands, House
 
 from mta import log, settings
 from mta.net import clock
-from mta.rules import example
-from mta.rules.effects import EFFECTS, NOT_ASKED, OUTCOMES
-from mta.rules.engine import Rules, RulesError
+from mta.rules.engine.engine import Rules, RulesError
+from mta.rules.outside.world import FakeWorld
+from mta.rules.pages.effects import EFFECTS, OUTCOMES
+from mta.rules.trying import example
 from mta.rules.verdict import STAGES
-from mta.rules.world import FakeWorld
-from tests.receiving import Receiving, reply
-from tests.test_queue import RAW, STRANGER, USER, Hands, House
 
-FRONT = ("connect", "helo", "mail", "rcpt", "data", "preq")
+FRONT = ("connect", "helo", "authenticate", "mail", "rcpt", "data", "preq")
+IN_CLEAR = tuple(stage for stage in FRONT if stage != "authenticate")
 BEHIND = ("postq", "delivery")
 SAID = {"reply": 'reply("450 4.7.1 Say that again")', "quarantine": 'quarantine("odd")'}
 TO = "you@example.test"
@@ -35,15 +36,21 @@ def rules(folder: Path, stage: str, said: str) -> tuple[Rules, FakeWorld]:
 
 
 class Played:
-    """One conversation of two mails: the code heard at each stage, who was asked for each mail, what was kept."""
+    """One conversation of two mails: the code heard at each stage, who was asked for each mail, what was kept.
+
+    `stages` are those it comes to; the client speaks TLS and logs in only to see what happens at authenticate.
+    """
 
     def __init__(self, folder: Path, stage: str, said: str) -> None:
         loaded, self.world = rules(folder, stage, said)
-        with Receiving(rules=loaded, smtp=settings.Smtp(max_errors=50)) as server:
+        tls = self_signed(folder) if stage == "authenticate" else None
+        self.stages = FRONT if tls else IN_CLEAR
+        with Receiving(rules=loaded, smtp=settings.Smtp(max_errors=50), certificate=tls) as server:
             with server.connect() as client, client.makefile("rb") as replies:
                 self.client, self.replies = client, replies
                 greeting = reply(replies)
                 hello = self.hear("EHLO there")
+                login = self.log_in() if tls else b""
                 self.noop = self.hear("NOOP")
                 first = self.mail()
                 self.asked = self.said()
@@ -51,9 +58,10 @@ class Played:
                 self.second = self.mail()
                 self.asked_again = self.said()
                 self.quit = self.hear("QUIT")
-            self.heard = {"connect": greeting, "helo": hello, **first}
+            self.heard = {"connect": greeting, "helo": hello, "authenticate": login, **first}
             server.settle()
             self.kept = [envelope for envelope, _ in server.mails]
+            self.clients = [envelope.client for envelope in self.kept if envelope.client is not None]
 
     def hear(self, line: str) -> bytes:
         try:
@@ -61,6 +69,13 @@ class Played:
         except OSError:
             return b""
         return reply(self.replies)
+
+    def log_in(self) -> bytes:
+        self.hear("STARTTLS")
+        self.client = trusting().wrap_socket(self.client)
+        self.replies = self.client.makefile("rb")
+        assert b"AUTH PLAIN LOGIN" in self.hear("EHLO there")
+        return self.hear("AUTH PLAIN AGFubgBzZXNhbWU=")
 
     def mail(self) -> dict[str, bytes]:
         heard = {"mail": self.hear("MAIL FROM:<ann@example.com>")}
@@ -94,7 +109,7 @@ def test_in_the_session(verdict: str, stage: str, tmp_path: Path) -> None:
         return
     played = Played(tmp_path, stage, SAID.get(verdict, f"{verdict}()"))
     assert played.heard[stage].decode()[:3] == ("450" if hears == "its own" else hears)
-    globals()[f"_{outcome.replace(' ', '_')}"](played, stage, list(FRONT[FRONT.index(stage) + 1 :]))
+    globals()[f"_{outcome.replace(' ', '_')}"](played, stage, list(played.stages[played.stages.index(stage) + 1 :]))
 
 
 def _goes_on(played: Played, stage: str, after: list[str]) -> None:
@@ -107,6 +122,11 @@ def _ends(played: Played, stage: str, after: list[str]) -> None:
     assert [(envelope.held, envelope.accepted) for envelope in played.kept] == [("", False)] * 2
 
 
+def _logs_in(played: Played, stage: str, after: list[str]) -> None:
+    assert stage not in played.asked and [one for one in played.asked if one in after] == after
+    assert [(client.user, client.protocol) for client in played.clients] == [("ann", "ESMTPSA")] * 2
+
+
 def _ends_all(played: Played, stage: str, after: list[str]) -> None:
     assert not set(played.asked) & {stage, *after}
     assert [(envelope.held, envelope.accepted) for envelope in played.kept] == [("", True)] * 2
@@ -115,7 +135,7 @@ def _ends_all(played: Played, stage: str, after: list[str]) -> None:
 
 def _holds(played: Played, stage: str) -> None:
     """Before MAIL for the connection; later for one mail, and the next one's rules are asked from the start."""
-    assert ("mail" in played.asked_again) == (stage not in ("connect", "helo", "mail"))
+    assert ("mail" in played.asked_again) == (stage not in ("connect", "helo", "authenticate", "mail"))
 
 
 def _held(played: Played, stage: str, after: list[str]) -> None:
@@ -141,6 +161,10 @@ def _closed(played: Played, stage: str, after: list[str]) -> None:
 
 def _refused(played: Played, stage: str, after: list[str]) -> None:
     follows = {"helo": "mail", "mail": "rcpt", "rcpt": "data"}
+    if stage == "authenticate":  # it goes on as a stranger
+        assert stage not in played.asked and [one for one in played.asked if one in after] == after
+        assert [client.user for client in played.clients] == ["", ""]
+        return
     assert not set(played.asked) & {stage, *after} and played.kept == []
     if stage in follows:
         assert played.heard[follows[stage]].decode()[:3] in ("503", "554")
@@ -160,13 +184,26 @@ def test_only_the_recipient_is_refused(tmp_path: Path) -> None:
         assert [str(one.address) for one in envelope.recipients] == [TO]
 
 
-def test_stages_that_are_not_asked_yet(tmp_path: Path) -> None:
-    assert NOT_ASKED == ("authenticate",)
-    assert set(FRONT) | set(BEHIND) | set(NOT_ASKED) == set(STAGES)
-    loaded, world = rules(tmp_path, "authenticate", "next()")
-    with Receiving(rules=loaded) as server:
-        assert server.talk("EHLO there", "AUTH PLAIN AGEAYg==")[-1].startswith(b"502")
-    assert asked(world) == ["connect", "helo"]
+def test_only_accept_logs_in(tmp_path: Path) -> None:
+    """Whoever is not let in is a stranger, whatever else a rule said."""
+    for verdict in EFFECTS:
+        if verdict != "accept":
+            played = Played(tmp_path, "authenticate", SAID.get(verdict, f"{verdict}()"))
+            assert {client.user for client in played.clients} <= {""} and played.heard["authenticate"][:1] != b"2"
+
+
+@pytest.mark.parametrize("verdict", ["faccept", "quarantine", "discard"])
+def test_what_was_said_at_authenticate_outlives_another_hello(verdict: str, tmp_path: Path) -> None:
+    class Again(Played):
+        def log_in(self) -> bytes:
+            heard = super().log_in()
+            assert b"AUTH" not in self.hear("EHLO again")  # nobody would be asked
+            assert self.hear("AUTH PLAIN AGFubgBzZXNhbWU=").startswith(b"535")
+            return heard
+
+    played = Again(tmp_path, "authenticate", SAID.get(verdict, f"{verdict}()"))
+    held = {"faccept": ["", ""], "quarantine": ["quarantine odd"] * 2, "discard": []}
+    assert [envelope.held for envelope in played.kept] == held[verdict] and "mail" not in played.asked
 
 
 # -- replies of the rule's own -----------------------------------------------------------------------------------------
@@ -207,6 +244,8 @@ def test_codes_that_the_protocol_leaves_no_choice(tmp_path: Path) -> None:
     assert Played(tmp_path, "connect", 'deny("550 5.7.1 No")').heard["connect"].startswith(b"554 5.7.1 No (")
     assert Played(tmp_path, "connect", 'defer("450 4.7.1 No")').heard["connect"].startswith(b"421 4.7.1 No (")
     assert Played(tmp_path, "data", 'accept("250 2.0.0 Go on")').heard["data"].startswith(b"354")
+    assert Played(tmp_path, "authenticate", 'accept("250 2.7.0 Hi")').heard["authenticate"] == b"235 2.7.0 Hi\r\n"
+    assert Played(tmp_path, "authenticate", 'faccept("235 2.7.0 Hi")').heard["authenticate"].startswith(b"535 5.7.8 ")
 
 
 @pytest.mark.parametrize("stage", FRONT)
@@ -291,7 +330,7 @@ def test_the_bounce_has_the_words_of_the_rule(stage: str, tmp_path: Path, house:
 def test_every_cell_is_played_or_named() -> None:
     played = {*FRONT_CELLS, *((verdict, stage) for verdict in EFFECTS for stage in BEHIND)}
     table = {(verdict, stage) for verdict, row in EFFECTS.items() for stage in row}
-    assert table - played == {(verdict, stage) for verdict in EFFECTS for stage in NOT_ASKED}
+    assert table == played
     checks: dict[str, Any] = globals()
     for verdict, stage in FRONT_CELLS:
         outcome = EFFECTS[verdict][stage].outcome

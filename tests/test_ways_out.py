@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 from daemon import Server
-
-from tests.fake_smtp import EXTENSIONS, FakeSmtp
+from fake_smtp import EXTENSIONS, FakeSmtp
 
 CONFIG = """
 [server]
@@ -147,12 +146,21 @@ def test_held_until_a_time_and_then_delivered(ours: Way) -> None:
     ours.send("later@demo.test")
     (mail,) = [mail for mail in ours.queue() if mail["recipients"][0]["address"] == "later@demo.test"]
     assert "held" not in mail and mail["until"] == mail["next_try"]
+    told = ours.until("postponed", mail=mail["id"])
+    assert told["recipients"] == ["later@demo.test"] and told["next_try"] == round(mail["until"], 3)
+    by = f'rule "{told["rule"]}" ({told["where"]})'
+    assert told["stage"] == "rcpt" and told["where"].startswith("main.lua:"), told
+    assert by == mail["recipients"][0]["until_by"]
+    assert f": {by} holds it until 20" in ours.server.mta("queue", "show", mail["id"])
+    assert "held by a rule until 20" in (why := ours.server.mta("why", mail["id"])) and by in why, why
     assert ours.until("delivered", recipient="later@demo.test")["delay"] >= 2.5
 
 
 def test_copies(ours: Way) -> None:
+    folder = ours.server.folder / "export" / "in"
+    before = set(folder.glob("*.eml"))
     ours.send(sender="ann@demo.test", Copy="yes")
-    (raw,) = (ours.server.folder / "export" / "in").glob("*.eml")
+    (raw,) = set(folder.glob("*.eml")) - before
     assert raw.read_bytes().startswith(b"Received: ") and raw.read_bytes().endswith(b"\r\n\r\nhello\r\n")
     (path,) = (ours.server.folder / "export" / "in" / "ann").glob("*.json")
     told = json.loads(path.read_text())

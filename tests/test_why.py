@@ -5,13 +5,13 @@ import json
 import lzma
 import re
 import smtplib
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from daemon import Server
 from fake_smtp import FakeSmtp
+from timing import of_programs, slowness
 
 RULES = """
 on.rcpt("no archive", function(mail)
@@ -54,7 +54,7 @@ def test_a_mail_that_was_delivered(tmp_path: Path) -> None:
         told = server.mta("why", id)
         record = json.loads(server.mta("why", id, "--json"))
     assert f"mail {id}\n" in told
-    assert "accepted from 127.0.0.1 (me.test), in clear text: <a@b.test> to you@demo.test, " in told
+    assert "accepted from 127.0.0.1 (me.test), in clear text: a@b.test to you@demo.test, " in told
     assert f'the client heard "250 2.0.0 Kept as {id}"' in told
     assert "delivered to you@demo.test by maildir" in told
     assert [event["event"] for event in record["events"]] == ["accepted", "delivered"]
@@ -72,9 +72,28 @@ def test_a_refusal_by_the_id_its_client_saw(tmp_path: Path) -> None:
         session = server.mta("why", id_of(reply).partition(".")[0])
     for text in (told, session):
         assert 'refused at rcpt by rule "no archive" (main.lua:2): "550 5.7.1 Not from outside"' in text
-        assert "it was about <a@b.test>, archive@demo.test" in text
+        assert "it was from a@b.test to archive@demo.test" in text
     assert "it was refused, so nothing was kept" in told
     assert "a session: no mails accepted, 1 refusal" in session
+
+
+def test_a_refused_mail_is_found_by_its_recipients(tmp_path: Path) -> None:
+    rules = 'on.preq("no", function(mail) return deny("550 5.7.1 No") end)\n'
+    with Server(tmp_path, "", rules) as server:
+        with server.smtp() as client:
+            client.ehlo("me.test")
+            client.mail("a@b.test")
+            client.rcpt("you@demo.test")
+            client.rcpt("me@demo.test")
+            code, _ = client.rcpt("<>")
+            reply = client.data(b"Subject: x\r\n\r\nhello\r\n")
+        told = server.mta("why", id_of(reply))
+        found = server.mta("log", "me@demo.test")
+        syntax, refused = server.events("refused")
+    assert "it was from a@b.test to you@demo.test, me@demo.test" in told
+    assert "refused " in found and "rule=no where=main.lua:1" in found
+    assert code == 501 and "recipients" not in syntax
+    assert refused["recipients"] == ["you@demo.test", "me@demo.test"]
 
 
 def test_at_level_debug_every_rule_is_told(tmp_path: Path) -> None:
@@ -89,6 +108,7 @@ def test_at_level_debug_every_rule_is_told(tmp_path: Path) -> None:
     assert judged[0]["asked"] == [["store.add", ["seen/127.0.0.1", True], True]]
     assert judged[0]["changed"] == ["+ vars.greeted = true"]
     assert judged[1]["changed"] == ["+ X-Mark: yes"]
+    assert "nobody gets it until a person releases it: quarantine odd" in told
     assert '"aside" (main.lua:11) quarantine, ' in told
     assert 'asked store.add("seen/127.0.0.1", true): True' in told
     assert "changed + X-Mark: yes" in told
@@ -209,11 +229,11 @@ def test_a_stranger_cannot_steer_the_terminal(logs: Logs) -> None:
 
 
 def test_a_large_log_is_searched_fast(logs: Logs) -> None:
-    other = logs.lines({"event": "accepted", "mail": "0000000000-1.1", "sender": "<a@b.test>" * 20}) * 100_000
+    other = logs.lines({"event": "accepted", "mail": "0000000000-1.1", "sender": "a@b.test" * 20}) * 100_000
     (logs.folder / "mta.log").write_text(other + logs.lines({"event": "deleted", "mail": MAIL}) + other)
-    began = time.monotonic()
-    assert "deleted by a person" in logs.why(MAIL)
-    assert time.monotonic() - began < 5
+    told: list[str] = []
+    assert of_programs(lambda: told.append(logs.why(MAIL))) < 5 * slowness()
+    assert "deleted by a person" in told[0]
 
 
 def test_every_event_has_words(logs: Logs) -> None:
@@ -223,6 +243,18 @@ def test_every_event_has_words(logs: Logs) -> None:
     (logs.folder / "mta.log").write_text(logs.lines(*({"event": event, "mail": MAIL} for event in EVENTS)))
     told = logs.why(MAIL)
     assert len([line for line in told.splitlines() if re.match(r"\d\d:\d\d:\d\d  \S", line)]) == len(EVENTS)
+
+
+def test_who_logged_in_and_who_did_not(logs: Logs) -> None:
+    session = MAIL.partition(".")[0]
+    login = {"event": "logged_in", "session": session, "user": "ann", "mechanism": "PLAIN", "rule": "x", "where": "y:1"}
+    refused = {"event": "refused", "session": session, "stage": "authenticate", "reply": "535 5.7.8 No"}
+    refused["reason"] = "eve could not log in with LOGIN"
+    (logs.folder / "mta.log").write_text(logs.lines(refused, login))
+    told = logs.why(session)
+    assert 'ann logged in with PLAIN by rule "x" (y:1)' in told
+    assert 'refused at authenticate by the server itself: "535 5.7.8 No"' in told
+    assert "because eve could not log in with LOGIN" in told
 
 
 def test_smtplib_sees_the_id(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mta.rules.outside import accounts
 from mta.rules.words import addresses, chance, domains, network, system, times
 
 
@@ -134,9 +135,9 @@ def test_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert system.env("MTA_TEST_UNSET", ["MTA_TEST_UNSET"]) is None
     assert system.env("PATH", ["MTA_TEST_SAID"]) == (None, "the variable 'PATH' is not in [rules] env")
     assert system.hostname()
-    assert system.user_exists(pwd.getpwuid(os.getuid()).pw_name) is True
+    assert accounts.exists(pwd.getpwuid(os.getuid()).pw_name) is True
     for nobody in ("no-such-account-here", "", "a/b", "a\0b", "x" * 1000):
-        assert system.user_exists(nobody) is False
+        assert accounts.exists(nobody) is False
 
 
 def test_chance() -> None:

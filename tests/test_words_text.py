@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from timing import slowness
 
 from mta.rules.words import patterns, text
 
@@ -127,9 +128,9 @@ def test_what_is_no_pattern_is_said_so(pattern: str) -> None:
 
 @pytest.mark.parametrize("pattern", ["(a*)*b", "(a|a)*b", ".*.*.*.*b", "(x+x+)+y", "(.*?,){12}P"])
 def test_no_text_makes_a_pattern_slow(pattern: str) -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()
     assert patterns.matches(pattern, "a,x" * 30_000 + "!") is False
-    assert time.perf_counter() - begun < 1.0
+    assert time.process_time() - begun < slowness()
 
 
 @given(st.text(max_size=20), ANY)

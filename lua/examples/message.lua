@@ -1,4 +1,10 @@
 -- Reading and changing a mail: its header, its addresses, its text.
+
+-- A field may be asked for at any stage: this one is in every mail of the connection, whatever the mail itself says.
+on.connect("where it comes from", function(mail)
+  mail.headers:set("X-Client", mail.client.ip)
+end)
+
 on.preq("no lotteries", function(mail)
   local subject = mail.headers:text("Subject") or ""
   if subject:lower():find("you have won", 1, true) then
@@ -11,6 +17,11 @@ on.preq("one domain", function(mail)
   for _, from in ipairs(mail.headers:addresses("From")) do
     if from.domain == "old.example.test" then
       mail.headers:replace_address("From", from.address, from.local_part .. "@example.test")
+    end
+  end
+  for _, to in ipairs(mail.headers:addresses("To")) do
+    if to.domain == "old.example.test" then
+      mail.headers:replace_address("To", to.address, to.local_part .. "@example.test")
     end
   end
   if mail.sender.domain == "old.example.test" then

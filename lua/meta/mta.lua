@@ -28,7 +28,7 @@ local mta_address = {}
 ---@field depth integer How many parts it is inside of. (At preq and later.)
 ---@field multipart boolean Does it hold other parts? (At preq and later.)
 ---@field attachment boolean Is it a file rather than the text of the mail? (At preq and later.)
----@field flaw string? Why it was not taken apart although it says it holds parts, or what is missing in it. (At preq and later.)
+---@field flaw string? Why it was not taken apart although it says it holds parts, or what is missing or forbidden in it. (At preq and later.)
 ---@field parent mta.part? The part it is in; nil for the mail itself. (At preq and later.)
 ---@field headers mta.headers Its own header fields, with all words of mail.headers. (At preq and later.)
 local mta_part = {}
@@ -201,6 +201,13 @@ function mta_part:verify(kind, name) end
 ---@field name string? Its name in the DNS, if that leads back to its address.
 local mta_client = {}
 
+---@class mta.credentials
+---@field mechanism string PLAIN or LOGIN: how the client said it. (At authenticate.)
+---@field user string The name, as the client wrote it; after accept() it is mail.user. (At authenticate.)
+---@field password string The password. Compare it with digest.equal, or better its digest. (At authenticate.)
+---@field identity string? Whom the client says it acts for, if it does: the user itself, for anybody else is refused unasked. (At authenticate.)
+local mta_credentials = {}
+
 ---@class mta.headers
 local mta_headers = {}
 
@@ -236,7 +243,7 @@ function mta_headers:all(name) end
 ---@return integer
 function mta_headers:count(name) end
 
----Put a field at the bottom of the header. (At preq and later.)
+---Put a field at the bottom of the header. Before preq it is done once the mail is here; said before MAIL, to every mail of the connection.
 ---```lua
 ---mail.headers:append("X-Checked", "yes")
 ---assert(mail.headers:get("X-Checked") == "yes")
@@ -245,7 +252,7 @@ function mta_headers:count(name) end
 ---@param value mta.text
 function mta_headers:append(name, value) end
 
----Put a field on top of the header. (At preq and later.)
+---Put a field on top of the header. Before preq it is done once the mail is here; said before MAIL, to every mail of the connection.
 ---```lua
 ---mail.headers:prepend("X-First", "yes")
 ---assert(mail.headers:has("X-First"))
@@ -254,7 +261,7 @@ function mta_headers:append(name, value) end
 ---@param value mta.text
 function mta_headers:prepend(name, value) end
 
----Replace the first such field where it stands, or append one. (At preq and later.)
+---Replace the first such field where it stands, or append one. Before preq it is done once the mail is here; said before MAIL, to every mail of the connection.
 ---```lua
 ---mail.headers:set("Subject", "[list] Hello")
 ---assert(mail.headers:get("Subject") == "[list] Hello")
@@ -369,6 +376,7 @@ function mta_headers:replace_address(name, old, new) end
 ---@field listener string The kind of listener: relay, submission ...
 ---@field tls string? Protocol and cipher; nil on a connection in clear text.
 ---@field vars table Whatever rules want to remember with the mail: text, numbers, booleans and tables of them, 64 KB.
+---@field headers mta.headers The fields of the header, top to bottom. They can be read at preq and later.
 local mta_known_always = {}
 
 ---@class mta.known.from_helo
@@ -376,8 +384,12 @@ local mta_known_always = {}
 local mta_known_from_helo = {}
 
 ---@class mta.known.from_authenticate
----@field user string? Who logged in; nil for strangers. (At authenticate and later.)
+---@field user string? Who has logged in; nil for others. (At authenticate and later.)
 local mta_known_from_authenticate = {}
+
+---@class mta.known.authenticate
+---@field credentials mta.credentials What a client shows to log in, while that is judged: afterwards nothing can read it. Only accept() logs in. What rules log has *** where the password stood. (At authenticate.)
+local mta_known_authenticate = {}
 
 ---@class mta.known.from_mail
 ---@field sender mta.address The sender of the envelope; empty for a bounce. (At mail and later.)
@@ -401,17 +413,18 @@ local mta_known_from_rcpt = {}
 ---@param recipients? mta.text|mta.text[]
 function mta_known_from_rcpt:route(way, recipients) end
 
----Deliver not before a time (seconds since 1970), or only after a while ("30m"). What is past does nothing. (At rcpt and later.)
+---Deliver not before a time (seconds since 1970), or only after a while ("30m"). What is past does nothing. At rcpt this recipient waits, later all of them, or those named. (At rcpt and later.)
 ---```lua
 ---if mail.size > 10000000 then mail:hold("2h") end
 ---mail:hold(time.parse("2024-01-01T06:00:00Z"))
+---mail:hold("1h", "you@example.test")
 ---```
 ---@param until_ number|string
-function mta_known_from_rcpt:hold(until_) end
+---@param recipients? mta.text|mta.text[]
+function mta_known_from_rcpt:hold(until_, recipients) end
 
 ---@class mta.known.from_preq
 ---@field size integer Bytes the mail has now. (At preq and later.)
----@field headers mta.headers The fields of the header, top to bottom. (At preq and later.)
 local mta_known_from_preq = {}
 
 ---The parts of the mail: the mail itself first, a multipart before what is in it; or those of a type ("image/*") or with a file name ("*.exe"). To be walked with `for part in mail:parts() do`, or as a list. (At preq and later.)
@@ -602,7 +615,7 @@ function mta_known_mail_to_postq:replace_recipient(old, new) end
 
 ---@class mta.mail.connect: mta.known.always
 ---@class mta.mail.helo: mta.known.always, mta.known.from_helo
----@class mta.mail.authenticate: mta.known.always, mta.known.from_helo, mta.known.from_authenticate
+---@class mta.mail.authenticate: mta.known.always, mta.known.from_helo, mta.known.from_authenticate, mta.known.authenticate
 ---@class mta.mail.mail: mta.known.always, mta.known.from_helo, mta.known.from_authenticate, mta.known.from_mail, mta.known.mail_to_postq
 ---@class mta.mail.rcpt: mta.known.always, mta.known.from_helo, mta.known.from_authenticate, mta.known.from_mail, mta.known.rcpt_delivery, mta.known.from_rcpt, mta.known.mail_to_postq
 ---@class mta.mail.data: mta.known.always, mta.known.from_helo, mta.known.from_authenticate, mta.known.from_mail, mta.known.from_rcpt, mta.known.mail_to_postq
@@ -628,7 +641,7 @@ function on.connect(name, rule) end
 ---@param rule fun(mail: mta.mail.helo): mta.verdict?
 function on.helo(name, rule) end
 
----A client logs in.
+---AUTH: a client wants to log in. The server offers that over TLS if there is such a rule.
 ---```lua
 ---on.authenticate("a name for the log", function(mail) end)
 ---```

@@ -6,7 +6,11 @@ import argparse
 import dataclasses
 import difflib
 import json
+import os
+import pwd
+import shutil
 import textwrap
+import time
 import typing
 from collections.abc import Iterator
 from typing import Any
@@ -15,11 +19,16 @@ from mta import config
 from mta.cli import telling
 from mta.message import target
 from mta.settings import Listener, ListenerTls, Settings
+from mta.toml import Key
 
 # What a server of the system has elsewhere than beside its file (systemd/mta.service makes these folders).
 INSTALLED = {
     ("server", "run"): "/run/mta",
     ("spool", "path"): "/var/lib/mta/spool",
+    ("rules", "export"): ["/var/lib/mta/export"],
+    ("rules", "mailboxes"): ["/var/lib/mta/mail"],
+    ("store", "path"): "/var/lib/mta/store",
+    ("capture", "path"): "/var/lib/mta/captures",
     ("log", "to"): ["/var/log/mta/mta.log"],
     ("domain", "path"): "/var/lib/mta/mail/{domain}/{local_part}",
 }
@@ -56,36 +65,39 @@ def run(given: argparse.Namespace) -> int:
 
 def _check(given: argparse.Namespace) -> int:
     made = telling.configuration(given)
-    settings = made.settings
-    wrong = [*_certificates(settings), *_rules(settings), *_users(settings), *_replies(settings)]
-    for complaint in wrong:
+    wrong = [*_certificates(made), *_rules(made.settings), *_users(made), *_replies(made), *_account(made)]
+    for complaint in [*wrong, *(f"{warning} (a warning)" for warning in _warnings(made))]:
         print(complaint)
     if not wrong:
         print(f"{made.path}: fine")
     return telling.FINDING if wrong else telling.FINE
 
 
-def _replies(settings: Settings) -> Iterator[str]:
+def _replies(made: config.Config) -> Iterator[str]:
     from mta.receive import replies
 
-    try:
-        replies.use(settings.replies)
-    except ValueError as error:
-        yield str(error)
+    for name, text in made.settings.replies.items():
+        try:
+            replies.use({name: text})
+        except ValueError as error:
+            yield config.place(made, "replies", name) + str(error).removeprefix("[replies] ")
 
 
-def _certificates(settings: Settings) -> Iterator[str]:
-    from mta.daemon.generation import contexts
+def _certificates(made: config.Config) -> Iterator[str]:
+    from mta.net.tls import server_context
 
-    try:
-        contexts(settings, {})
-    except (ValueError, OSError) as error:
-        yield str(error)
+    for n, listener in enumerate(made.settings.listener):
+        try:
+            if listener.tls:
+                server_context(listener.tls.certificate, listener.tls.key)
+        except (ValueError, OSError) as error:
+            yield f"{config.place(made, 'listener', n, 'tls')}{error}"
 
 
 def _rules(settings: Settings) -> Iterator[str]:
-    from mta.rules import facts
-    from mta.rules.check import ERROR, files
+    from mta.rules.check import ERROR
+    from mta.rules.outside import facts
+    from mta.rules.trying import files
 
     known = facts.of(settings)
     for one in files.findings(settings.rules, settings.service, domains=settings.domain, known=known):
@@ -93,14 +105,72 @@ def _rules(settings: Settings) -> Iterator[str]:
             yield str(one)
 
 
-def _users(settings: Settings) -> Iterator[str]:
-    for name, domain in settings.domain.items():
+def _users(made: config.Config) -> Iterator[str]:
+    for name, domain in made.settings.domain.items():
         if domain.users not in ("any", "passwd"):
             try:
                 with open(domain.users, "rb"):
                     pass
             except OSError as error:
-                yield f'[domain."{name}"] users: {domain.users}: {error.strerror}'
+                yield f"{config.place(made, 'domain', name, 'users')}users: {domain.users}: {error.strerror}"
+
+
+def _account(made: config.Config) -> Iterator[str]:
+    from mta.daemon import privileges
+
+    server = made.settings.server
+    try:
+        if server.user:
+            privileges.account(server.user, server.group)
+    except privileges.PrivilegeError as error:
+        yield config.place(made, "server", "user") + str(error).removeprefix("server.")
+
+
+def _warnings(made: config.Config) -> Iterator[str]:
+    """What works, but hardly as it was meant."""
+    from mta.net.tls import ageing
+
+    if not made.settings.listener:
+        yield f"{made.path}: there is no [[listener]], so the server takes no mail"
+    for n, listener in enumerate(made.settings.listener):
+        try:
+            old = listener.tls and ageing(listener.tls.certificate, time.time())
+        except (OSError, ValueError):
+            continue  # the complaints say it
+        if listener.tls and old:
+            yield f"{config.place(made, 'listener', n, 'tls')}{listener.tls.certificate}: {old}"
+    settings = made.settings
+    for key, folder in (
+        (("server", "run"), settings.server.run),
+        (("spool", "path"), settings.spool.path),
+        (("store", "path"), settings.store.path),
+        *((("log", "to"), os.path.dirname(name)) for name in settings.log.to if not name.endswith(":")),
+        *(
+            (("domain", name, "path"), os.path.dirname(domain.path.partition("{")[0]))  # up to what depends on the mail
+            for name, domain in settings.domain.items()
+            if domain.transport in ("maildir", "mbox")
+        ),
+    ):
+        if not _writable(folder):
+            yield f"{config.place(made, *key)}{key[-1]}: {folder}: {_asker()}, who asks, may not write there"
+    for name, service in made.settings.service.items():
+        if not shutil.which(service.arguments[0]):
+            at = config.place(made, "service", name, "arguments")
+            yield f"{at}{service.arguments[0]}: there is no such program here, or it may not be run"
+
+
+def _asker() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # in a container nobody may have named it
+        return f"user {os.geteuid()}"
+
+
+def _writable(folder: str) -> bool:
+    """We may write there, or make it."""
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder) or "."
+    return os.access(folder, os.W_OK | os.X_OK) and os.path.isdir(folder)
 
 
 # -- show ------------------------------------------------------------------------------------------------------------
@@ -125,7 +195,7 @@ def _show(given: argparse.Namespace) -> int:
     return telling.FINE
 
 
-def tables(settings: Settings) -> Iterator[tuple[str, config.Key, dict[str, Any]]]:
+def tables(settings: Settings) -> Iterator[tuple[str, Key, dict[str, Any]]]:
     """(heading, key, values) of each section of some settings."""
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)

@@ -38,6 +38,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace) -> int:
     if given.config:
         raise telling.Failed('"mta dev" makes its own configuration; "mta serve -c FILE" takes yours', telling.USAGE)
+    if given.port is not None and not 0 <= given.port <= 65535:
+        raise telling.Failed(f"--port {given.port}: a port is at most 65535", telling.USAGE)
     file = prepare(Path(given.dir), given.port)
     try:
         made = config.read(file)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 import sys
+import textwrap
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -43,20 +45,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace) -> int:
     for event in given.event or []:
         if event not in EVENTS:
-            raise telling.Failed(f"there is no event {event}; there are {', '.join(EVENTS)}", telling.USAGE)
+            near = difflib.get_close_matches(event, EVENTS, 1)
+            known = textwrap.fill(", ".join(EVENTS), 100)
+            hint = f"did you mean {near[0]}?" if near else f"there are\n{known}"
+            raise telling.Failed(f"there is no event {event}; {hint}", telling.USAGE)
     name = given.file or _file(given)
     try:
-        lines = _last(name, given)
+        lines, at = _last(name, given)
         for line in lines:
             print(line)
         if given.follow and name != "-":
             sys.stdout.flush()
-            for line in follow(name):
+            for line in follow(name, at):
                 _told(line, given)
     except FileNotFoundError:
         raise telling.Failed(f"{name}: there is no such file yet", telling.NOT_FOUND) from None
-    except OSError as error:
-        raise telling.Failed(f"{name}: {error.strerror}", telling.NOT_FOUND) from None
     except KeyboardInterrupt:
         pass
     return telling.FINE
@@ -70,14 +73,19 @@ def _file(given: argparse.Namespace) -> str:
     raise telling.Failed("the log goes to no file (log.to); pipe it into mta log --file -", telling.NOT_FOUND)
 
 
-def _last(name: str, given: argparse.Namespace) -> deque[str]:
+def _last(name: str, given: argparse.Namespace) -> tuple[deque[str], int]:
+    """The last lines, and where in the file they end: of a line that is being written one may see a half."""
     kept: deque[str] = deque(maxlen=given.lines or None)
-    with sys.stdin if name == "-" else open(name, encoding="utf-8", errors="replace") as file:
+    at = 0
+    with sys.stdin.buffer if name == "-" else open(name, "rb") as file:
         for line in file:
-            text = line_of(line, given)
+            if name != "-" and not line.endswith(b"\n"):
+                break
+            at += len(line)
+            text = line_of(line.decode("utf-8", "replace"), given)
             if text is not None:
                 kept.append(text)
-    return kept
+    return kept, at
 
 
 def _told(line: str, given: argparse.Namespace) -> None:
@@ -92,7 +100,7 @@ def line_of(line: str, given: argparse.Namespace) -> str | None:
         fields: dict[str, Any] = json.loads(line)
     except ValueError:
         asked = not given.event and given.level == "debug" and all(word in line for word in given.words)
-        return line.rstrip("\n") if asked else None
+        return telling.harmless(line.rstrip("\n")) if asked else None
     if given.event and fields.get("event") not in given.event:
         return None
     if LEVELS.get(fields.get("level", "info"), 20) < LEVELS[given.level]:
@@ -115,30 +123,32 @@ def pretty(fields: dict[str, Any]) -> str:
         names.remove("session")
     told = " ".join(f"{telling.paint(name, 'dim')}={_value(fields[name])}" for name in names)
     shown = telling.paint(f"{event:<15}", COLOURS.get(event) or COLOURS.get(level, ""))
-    trace = "".join(f"\n    {line}" for line in str(fields.get("traceback", "")).rstrip().split("\n") if line)
+    lines = str(fields.get("traceback", "")).rstrip().split("\n")
+    trace = "".join(f"\n    {telling.harmless(line)}" for line in lines if line)
     return f"{telling.paint(when, 'dim')} {shown} {told}{trace}".rstrip()
 
 
 def _value(value: Any) -> str:
     if isinstance(value, list):
-        return ",".join(map(str, value)) or '""'
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False) if not value or any(c in value for c in ' "\n') else value
-    return json.dumps(value, ensure_ascii=False)
+        return ",".join(telling.harmless(str(one)) for one in value) or '""'
+    if isinstance(value, str) and value and not any(c in value for c in ' "') and value.isprintable():
+        return value
+    said = json.dumps(value, ensure_ascii=False)
+    return said if said.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in said)
 
 
-def follow(name: str, pause: float = 0.2) -> Iterator[str]:
-    """Lines as they are written, from now on; when the file is replaced or cut, from the new one's beginning."""
-    file: IO[str] = open(name, encoding="utf-8", errors="replace")  # noqa: SIM115
-    file.seek(0, os.SEEK_END)
-    held = ""
+def follow(name: str, at: int, pause: float = 0.2) -> Iterator[str]:
+    """Lines as they are written, from byte `at` on; when the file is replaced or cut, from the new one's beginning."""
+    file: IO[bytes] = open(name, "rb")  # noqa: SIM115
+    file.seek(at)
+    held = b""
     while True:
         text = file.readline()
         if text:
             held += text
-            if held.endswith("\n"):
-                yield held
-                held = ""
+            if held.endswith(b"\n"):
+                yield held.decode("utf-8", "replace")
+                held = b""
             continue
         time.sleep(pause)
         try:
@@ -147,4 +157,4 @@ def follow(name: str, pause: float = 0.2) -> Iterator[str]:
             continue
         if there.st_ino != here.st_ino or there.st_size < file.tell():
             file.close()
-            file, held = open(name, encoding="utf-8", errors="replace"), ""  # noqa: SIM115
+            file, held = open(name, "rb"), b""  # noqa: SIM115

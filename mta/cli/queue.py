@@ -17,6 +17,7 @@ from mta.settings import Settings
 
 DONE = {"hold": "held", "release": "released", "retry": "tried again", "delete": "deleted"}
 MEANINGS = {
+    "list": "all of it, with the next try and the last answer; the default",
     "show": "what is known of a mail, and its header",
     "body": "the mail itself",
     "hold": "deliver it no more until it is released",
@@ -29,9 +30,9 @@ MEANINGS = {
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(verb="list", ids=[], held=None, rules=False)
     telling.json_option(parser)
-    verbs = parser.add_subparsers(metavar="VERB", help="list (default), " + ", ".join(MEANINGS))
-    for name, meaning in {"list": "list all", **MEANINGS}.items():
-        verb = verbs.add_parser(name, description=f"{meaning[:1].upper()}{meaning[1:]}.", epilog=parser.epilog)
+    verbs = parser.add_subparsers(metavar="VERB")
+    for name, meaning in MEANINGS.items():
+        verb = verbs.add_parser(name, help=meaning)
         verb.set_defaults(verb=name)
         verb.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="JSON, one object a line")
         if name == "list":
@@ -234,8 +235,13 @@ def _why(mail: dict[str, Any], now: float) -> str:
     if mail.get("held"):
         return str(mail["held"])
     if mail.get("until", 0) > now:
-        return f"a rule holds it until {_date(mail['until'])}"
+        return _held(mail)
     return next((one["reply"] for one in mail["recipients"] if one.get("reply")), "")
+
+
+def _held(one: dict[str, Any]) -> str:
+    """A mail or a recipient that a rule holds."""
+    return f"{one.get('until_by') or 'a rule'} holds it until {_date(one['until'])}"
 
 
 def _date(when: float) -> str:
@@ -259,20 +265,18 @@ def _whole(mail: dict[str, Any], now: float) -> str:
         facts.append(f"user {client['user']}" if client["user"] else "trusted" if client["trusted"] else "")
         lines.append(("client", ", ".join(filter(None, facts))))
     lines += [("vars", f"{name} = {value!r}") for name, value in mail["vars"].items()]
-    table = "\n".join(f"{name:<11}{_plain(text)}" for name, text in lines)
-    return f"{table}\n\n{_plain(mail['header'])}"
+    table = "\n".join(f"{name:<11}{telling.harmless(text)}" for name, text in lines)
+    header = telling.harmless(mail["header"].replace("\r\n", "\n"), kept="\n\t")
+    return f"{table}\n\n{header}"
 
 
 def _recipient(one: dict[str, Any]) -> str:
     text = str(one["address"])
     if one.get("route"):
         text += f" by {one['route']}"
+    if one.get("until", 0) > time.time():
+        text += f": {_held(one)}"
     return text + (f": {one['reply']}" if one.get("reply") else "")
-
-
-def _plain(text: str) -> str:
-    """A stranger's text must not steer a terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text.replace("\r\n", "\n"))
 
 
 # -- acting ------------------------------------------------------------------------------------------------------------

@@ -47,7 +47,8 @@ def run(given: argparse.Namespace) -> int:
     jobs = [("capture", name) for name in _captures(given.files)]
     jobs += [("maildir", name) for folder in given.maildir for name in _mails(folder)]
     if not jobs:
-        raise telling.Failed("no captures and no mail to try the rules on", telling.NOT_FOUND)
+        what = "give captures ([capture] in the settings makes them), or --maildir DIR"
+        raise telling.Failed(f"there is no capture and no mail to try the rules on; {what}", telling.NOT_FOUND)
     old = given.old or (made.rules.path if given.maildir else "")
     services = _services(jobs)
     _Bench.ready(given, made, old, services)
@@ -98,8 +99,10 @@ def _services(jobs: list[tuple[str, str]]) -> list[str]:
 
 
 def _read(name: str) -> dict[str, Any]:
-    """A capture. Raises Failed."""
+    """A capture, with what the queue's rules said. Raises Failed."""
     import msgspec
+
+    from mta.receive import queue_record
 
     try:
         record: dict[str, Any] = msgspec.json.decode(Path(name).read_bytes(), type=dict[str, Any])
@@ -109,7 +112,10 @@ def _read(name: str) -> dict[str, Any]:
         raise telling.Failed(f"{name}: this is no capture: {error}", telling.FINDING) from None
     if record.get("format") != "mta capture 1":
         raise telling.Failed(f"{name}: this is no capture of this version of mta", telling.FINDING)
-    return record
+    try:
+        return queue_record.joined(record, Path(queue_record.beside(name)).read_bytes())
+    except OSError:  # no mail of it was tried
+        return record
 
 
 def _worth(jobs: list[tuple[str, str]]) -> int:
@@ -139,10 +145,10 @@ class _Bench:
         path: str, domains: str | None, lists: str | None, made: settings.Settings, services: list[str], queue: bool
     ) -> Any:
         from mta.receive.replay import Player
-        from mta.rules import facts
-        from mta.rules.engine import Rules, RulesError
-        from mta.rules.recorded import RecordedWorld
-        from mta.rules.trial_world import Texts
+        from mta.rules.engine.engine import Rules, RulesError
+        from mta.rules.outside import facts
+        from mta.rules.trying.recorded import RecordedWorld
+        from mta.rules.trying.trial_world import Texts
 
         folder = path
         if os.path.isfile(path):

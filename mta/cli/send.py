@@ -30,17 +30,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    host, port = _server(given)
     sender = f"{getpass.getuser()}@{socket.gethostname()}" if given.sender is None else given.sender
+    for address in (sender, *given.to):
+        if not address.isascii():
+            raise telling.Failed(f"{address}: only addresses in ASCII can be sent to and from", telling.USAGE)
+    host, port = _server(given)
     content = _content(given, sender)
     try:
         with smtplib.SMTP(timeout=60, local_hostname=given.helo) as client:
-            client.connect(host, port)
+            code, said = client.connect(host, port)
+            if code != 220:  # smtplib looks at it only when its constructor connects
+                return _refused("the connection", code, said)
             return _talk(client, given, sender, content)
     except smtplib.SMTPServerDisconnected as error:
         raise telling.Failed(f"{host}:{port} hung up: {error}", telling.FINDING) from None
-    except smtplib.SMTPConnectError as error:
-        raise telling.Failed(f"refused: {_text(error.smtp_code, error.smtp_error)}", telling.FINDING) from None
+    except smtplib.SMTPHeloError as error:
+        return _refused("HELO", error.smtp_code, error.smtp_error)
     except OSError as error:
         raise telling.Failed(f"{host}:{port}: {error.strerror or error}", telling.NOT_REACHABLE) from None
 
@@ -92,6 +97,8 @@ def _read(name: str) -> bytes:
 def _talk(client: smtplib.SMTP, given: argparse.Namespace, sender: str, content: bytes) -> int:
     client.ehlo_or_helo_if_needed()
     if given.tls:
+        if not client.has_extn("starttls"):
+            raise telling.Failed("the server offers no STARTTLS (a listener needs tls = { ... })", telling.FINDING)
         client.starttls()
         client.ehlo()
     options = [f"SIZE={len(content)}"] if client.has_extn("size") else []
@@ -119,7 +126,7 @@ def _talk(client: smtplib.SMTP, given: argparse.Namespace, sender: str, content:
     return telling.FINE if taken == len(given.to) else telling.FINDING
 
 
-def _refused(what: str, code: int, said: bytes) -> int:
+def _refused(what: str, code: int, said: bytes | str) -> int:
     print(telling.paint(f"{what} was refused: {_text(code, said)}", "red", sys.stderr), file=sys.stderr)
     return telling.FINDING
 

@@ -78,7 +78,7 @@ def print_json(value: Any) -> None:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Aligned on a terminal, tab-separated without a head in a pipe."""
-    made = [[str(cell) for cell in row] for row in rows]
+    made = [[harmless(str(cell)) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         for row in made:
             print("\t".join(row))
@@ -87,6 +87,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     print(paint("  ".join(name.ljust(width) for name, width in zip(head, widths, strict=True)).rstrip(), "dim"))
     for row in made:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def harmless(text: str, kept: str = "") -> str:
+    """What a stranger said must not steer a terminal, nor begin a line of ours: "?" for all but `kept` that is not
+    printable."""
+    return text if text.isprintable() else "".join(c if c.isprintable() or c in kept else "?" for c in text)
 
 
 _COLOURS = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "dim": "2", "bold": "1"}
@@ -108,9 +114,9 @@ def ago(seconds: float) -> str:
 
 
 def bytes_of(size: int) -> str:
-    """A size as people say it: 512, 3.4K, 12M."""
+    """A size as people say it: 512 bytes, 3.4K, 12M."""
     if size < 1000:
-        return str(size)
+        return f"{size} bytes"
     number = float(size)
     for unit in "KMGT":
         number /= 1024

@@ -224,17 +224,20 @@ def _accepted(event: Event) -> list[str]:
     ]
     if event.get("rule"):
         lines.append(f"decided at {event.get('stage', '')}{_by(event)}")
+    if event.get("held"):
+        lines.append(f"nobody gets it until a person releases it: {event['held']}")
     if event.get("reply"):
         lines.append(f"the client heard {_quoted(event['reply'])}")
     return lines
 
 
 def _refused(event: Event) -> list[str]:
-    about = ", ".join(filter(None, (event.get("sender"), event.get("recipient"))))
+    whom = event.get("recipient") or ", ".join(event.get("recipients", ()))
+    about = " to ".join(filter(None, (event.get("sender"), whom)))
     by = _by(event) or " by the server itself"
     lines = [f"refused at {event.get('stage', '')}{by}: {_quoted(event.get('reply', ''))}"]
     if about:
-        lines.append(f"it was about {about}")
+        lines.append(f"it was from {about}" if event.get("sender") else f"it was to {about}")
     if event.get("client"):
         lines.append(f"the client was {_client(event)}")
     if event.get("reason"):
@@ -259,7 +262,7 @@ def _delivered(event: Event) -> list[str]:
 
 
 def _deferred(event: Event) -> list[str]:
-    first = f"not now: {event.get('recipient')}{_through(event)}, {_tried(event.get('attempts', 1))}{_by(event)}"
+    first = f"not now: {event.get('recipient')}{_through(event)}, {_tried(event.get('attempts', 1))}"
     lines = [f"{first}: {_quoted(event.get('reply', ''))}"]
     if event.get("next_try"):
         lines.append(f"next try at {_date(event['next_try'])}")
@@ -267,16 +270,15 @@ def _deferred(event: Event) -> list[str]:
 
 
 def _failed(event: Event) -> list[str]:
-    first = f"failed: {event.get('recipient')}{_through(event)}, {_tried(event.get('attempts', 1))}{_by(event)}"
+    first = f"failed: {event.get('recipient')}{_through(event)}, {_tried(event.get('attempts', 1))}"
     return [f"{first}: {_quoted(event.get('reply', ''))}", *([event["reason"]] if event.get("reason") else [])]
 
 
 def _ended(words: str) -> Callable[[Event], list[str]]:
     def tell(event: Event) -> list[str]:
         whom = f": {', '.join(event['recipients'])}" if event.get("recipients") else ""
-        stage = f" at {event['stage']}" if event.get("stage") else ""
         until = f" until {_date(event['next_try'])}" if event.get("next_try") else ""
-        return [f"{words}{until}{stage}{_by(event)}{whom}", *([event["reason"]] if event.get("reason") else [])]
+        return [f"{words}{until}{_at(event)}{_by(event)}{whom}", *([event["reason"]] if event.get("reason") else [])]
 
     return tell
 
@@ -293,7 +295,8 @@ def _rule_failed(event: Event) -> list[str]:
 def _service(event: Event) -> list[str]:
     ended = f"signal {event['signal']}" if event.get("signal") else f"code {event.get('code')}"
     why = f", fault: {event['reason']}" if event.get("reason") else ""
-    return [f"asked service {event.get('service')} at {event.get('stage', '')}: {ended}, {event.get('ms')} ms{why}"]
+    asked = f"asked service {event.get('service')} at {event.get('stage', '')}{_by(event)}"
+    return [f"{asked}: {ended}, {event.get('ms')} ms{why}"]
 
 
 _TELL: dict[str, Callable[[Event], list[str]]] = {
@@ -318,6 +321,7 @@ _TELL: dict[str, Callable[[Event], list[str]]] = {
     "service_called": _service,
     "service_failed": _service,
     "connected": lambda event: [f"connected: {_client(event)} on a {event.get('listener', '')} listener"],
+    "logged_in": lambda event: [f"{event.get('user')} logged in with {event.get('mechanism')}{_by(event)}"],
     "closed": lambda event: [f"the session ended after {_count(event.get('mails', 0), 'mail')}"],
     "lost": lambda event: [f"the client was lost at {event.get('stage', '')}: {event.get('reason', '')}"],
     "bounced": lambda event: [f"{event.get('sender')} was told, by {event.get('bounce')}"],
@@ -337,6 +341,10 @@ def _client(event: Event) -> str:
     return f"{event.get('client', 'nobody')}" + (f" ({event['helo']})" if event.get("helo") else "")
 
 
+def _at(event: Event) -> str:
+    return f" at {event['stage']}" if event.get("stage") else ""
+
+
 def _by(event: Event) -> str:
     return f' by rule "{event["rule"]}" ({event.get("where", "")})' if event.get("rule") else ""
 
@@ -346,7 +354,8 @@ def _way(event: Event) -> str:
 
 
 def _through(event: Event) -> str:
-    return f" by {_way(event)}" if event.get("transport") else ""
+    """Who said so: the transport, or a rule that did not let it come so far."""
+    return f" by {_way(event)}" if event.get("transport") else _at(event) + _by(event)
 
 
 def _tried(number: int) -> str:

@@ -111,7 +111,9 @@ class Desk:
         raise CallFailed("Refused", why)
 
     def _at_once(self, envelope: Envelope) -> None:
-        envelope.next_try, envelope.until = clock.now(), 0.0
+        envelope.next_try, envelope.until, envelope.until_by = clock.now(), 0.0, ""
+        for recipient in envelope.recipients:
+            recipient.until, recipient.until_by = 0.0, ""
         self._settle(envelope)
 
     def _settle(self, envelope: Envelope) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from mta import log
 from mta.config import Config
 from mta.daemon.listening import Bound
 from mta.net import tls
@@ -35,7 +37,7 @@ def contexts(settings: Settings, old: Mapping[tuple[str, str], ssl.SSLContext]) 
                 fresh = tls.server_context(*pair)
                 made[pair] = old.get(pair) or fresh
                 if made[pair] is not fresh:
-                    made[pair].load_cert_chain(*pair)
+                    tls.load(made[pair], *pair)
     return made
 
 
@@ -44,3 +46,23 @@ def certificates(settings: Settings) -> Iterator[str]:
     for listener in settings.listener:
         if listener.tls:
             yield from filter(None, (listener.tls.certificate, listener.tls.key))
+
+
+class Ages:
+    """Tells once a day of certificates that are near their end or past it: mail goes on, but others may mind."""
+
+    def __init__(self) -> None:
+        self._due = 0.0
+
+    def look(self, settings: Settings, now: float) -> None:
+        """`now` is monotonic. Files that cannot be read now are told by the next reload."""
+        if now < self._due:
+            return
+        self._due = now + 86400.0
+        for name in {listener.tls.certificate: None for listener in settings.listener if listener.tls}:
+            try:
+                reason = tls.ageing(name, time.time())
+            except (OSError, ValueError):
+                continue
+            if reason:
+                log.event("certificate_ages", certificate=name, reason=reason)

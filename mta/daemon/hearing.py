@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -12,9 +12,9 @@ import gevent.socket
 from gevent import get_hub
 from gevent.server import StreamServer
 
-from mta import settings
-from mta.daemon import channel, logs
-from mta.daemon.channel import Channel
+from mta import log, settings
+from mta.daemon import logs
+from mta.daemon.channel import Channel, Ended
 from mta.daemon.control import Near
 from mta.net import calls
 
@@ -22,14 +22,14 @@ PULSE = 0.2  # seconds
 SIGNALS = {signal.SIGCHLD, signal.SIGIO, signal.SIGHUP, signal.SIGTERM, signal.SIGINT}
 
 
-def begin(log: settings.Log, beat: Callable[[], None], on_term: Callable[[], None]) -> None:
+def begin(told: settings.Log, beat: Callable[[], None], on_term: Callable[[], None]) -> None:
     """First thing after the fork: a loop of our own, a pulse, our own signals."""
     gevent.reinit()
     for number in (signal.SIGHUP, signal.SIGINT):  # a terminal sends them to everybody; the master decides
         signal.signal(number, signal.SIG_IGN)
     gevent.signal_handler(signal.SIGTERM, on_term)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    logs.in_child(log)
+    logs.in_child(told)
     pulse = get_hub().loop.timer(PULSE, PULSE)
     pulse.start(beat)
     beat()
@@ -39,27 +39,29 @@ def begin(log: settings.Log, beat: Callable[[], None], on_term: Callable[[], Non
 _kept: list[Any] = []  # watchers that live as long as the process
 
 
-def hear(line: Channel, heard: Callable[[dict[str, Any]], None], gone: Callable[[], None]) -> None:
+def hear(channel: Channel, heard: Callable[[dict[str, Any]], None], gone: Callable[[], None]) -> None:
     """Call `heard` in a greenlet for each message of the master, in order; `gone` when the master is dead."""
-    ready = get_hub().loop.io(line.fileno(), 1)
+    ready = get_hub().loop.io(channel.fileno(), 1)
     _kept.append(ready)
 
     def listen() -> None:
         while True:
             try:
-                while words := line.take():
+                while words := channel.take():
                     heard(words)
-            except channel.Ended:
+            except Ended:
                 gone()
                 return
+            except Exception as error:  # the next word may be to end, and has to be heard
+                log.bug(error)
             get_hub().wait(ready)
 
     gevent.spawn(listen)
 
 
-def serve(path: str, mode: int, answer: Callable[[str, list[Any]], Any], at_once: Container[str] = ()) -> StreamServer:
+def serve(path: str, mode: int, answer: Callable[[str, list[Any]], Any]) -> StreamServer:
     """Answer calls on a unix socket. A path left by a dead process is taken over. Raises OSError."""
-    return serve_each(path, mode, lambda made: calls.answer_all(made, answer, at_once))
+    return serve_each(path, mode, lambda made: calls.answer_all(made, answer))
 
 
 def serve_each(path: str, mode: int, one: Callable[[gevent.socket.socket], None]) -> StreamServer:

@@ -201,7 +201,7 @@ def _listener(family: int, where: tuple[str, int], ipv6_only: bool) -> socket.so
 
 def _why(error: OSError, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
-        return "another program has this address"
+        return 'another program has this address ("ss -ltnp" tells which)'
     if error.errno == errno.EACCES and port < 1024:
         if os.getuid() != 0:
             return "a port below 1024 needs root or systemd's socket; a running server has dropped root, so restart it"

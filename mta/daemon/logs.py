@@ -22,6 +22,7 @@ from mta.net import offload
 ROOM = 8 << 20  # bytes of lines that may wait
 SOON = 0.01  # seconds lines collect
 RETRY = 1.0  # seconds after a failed write
+PATIENCE = 2.0  # seconds a process that ends waits for the thread
 
 
 class Threaded:
@@ -54,7 +55,10 @@ class Threaded:
         self._busy = False
 
     def close(self) -> None:
-        """Write what waits, here and now. Raises OSError."""
+        """Write what waits, here and now, once the thread is done with what it has in hand. Raises OSError."""
+        until = time.monotonic() + PATIENCE
+        while self._writing and time.monotonic() < until:
+            offload.pause(0.002)
         lines, self._waiting = self._waiting, b""
         if lines:
             self.files(lines)

@@ -23,26 +23,27 @@ import fcntl
 import gc
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NoReturn
 
 import mta
 from mta import config as configuration
 from mta.daemon import channel, logs, privileges, registry, systemd, worker
 from mta.daemon.child import Child, Pulses
-from mta.daemon.generation import Generation, certificates, contexts
+from mta.daemon.generation import Ages, Generation, certificates, contexts
 from mta.daemon.listening import ListenError, Listening
+from mta.daemon.orphans import Orphans
 from mta.daemon.reload import Reloads
 from mta.daemon.rulebook import Rulebook
 from mta.daemon.watching import Watch
-from mta.log import log
+from mta.log import log, tell
+from mta.net import folders
 from mta.settings import Settings
 
 SIGNALS = {signal.SIGCHLD, signal.SIGIO, signal.SIGHUP, signal.SIGTERM, signal.SIGINT}
 TICK = 0.25  # seconds between two looks when nothing happens
-SCAN = 2.0  # between two looks for spool folders nobody owns
 REGISTRY = -1
 
 
@@ -61,13 +62,12 @@ class Master:
         self.pulses = Pulses()
         self.rulebook = Rulebook(config.settings.server.run)
         self.watch: Watch | None = None
+        self.ages = Ages()
         self.exit_code = 0
         self.began = time.time()
         self._signals = 0  # how often we were told to stop
         self._looked = time.monotonic()
-        self.scan_at = 0.0
-        self.guilty: set[str] = set()  # spool folders whose owner crashed or hung; what it had in hand may be why
-        self.spools: set[str] = set()  # also one that a reload has left: its mail is still delivered
+        self.orphans = Orphans()
         self.respawn: dict[int, tuple[float, int]] = {}  # slot: (when, deaths in a row)
 
     @property
@@ -116,7 +116,7 @@ class Master:
             if settings.rules.watch:
                 self.watch = Watch(settings.rules.path, settings.rules.domains)
         except (ListenError, privileges.PrivilegeError, OSError, ValueError) as error:
-            raise StartError(str(error)) from None
+            raise StartError(folders.why(error)) from None
 
     def _first_generation(self) -> Generation:
         until = time.monotonic() + 3.0  # the workers of a master that was killed may still hold the addresses
@@ -178,8 +178,9 @@ class Master:
                 child.kill()
         if self.state == "serving":
             self._respawn_due(now)
-            if now >= self.scan_at:
-                self._give_folders(now)
+            children, ready = self.children.values(), self.workers(state="ready")
+            self.orphans.give(now, self.settings.spool.path, children, ready)
+            self.ages.look(self.settings, now)
             if self.watch and self.watch.changed(now):
                 self.reloads.ask(None, rules_only=True)
         self.reloads.look(now)
@@ -198,7 +199,7 @@ class Master:
             here.close()
             for other in self.children.values():
                 other.channel.close()  # else nobody would see an end of file when the master dies
-            beat = lambda: self.pulses.beat(pulse)  # noqa: E731
+            beat = partial(self.pulses.beat, pulse)
             if slot == REGISTRY:
                 self.listening.close()
                 _in_child(lambda: registry.run(self.settings, there, beat))
@@ -260,9 +261,9 @@ class Master:
         workers, addresses = self.settings.server.workers, self.addresses()
         log.event("started", pid=os.getpid(), workers=workers, version=mta.__version__, listeners=addresses)
         systemd.notify(READY=1, STATUS=self.taking())
-        print(f"mta: {self.taking()}", file=sys.stderr, flush=True)
+        tell(self.taking())
         for name in self.listening.unused():
-            print(f"mta: systemd hands over {name}, but no listener has it: clients wait there", file=sys.stderr)
+            tell(f"systemd hands over {name}, but no listener has it: clients wait there")
 
     def addresses(self) -> list[str]:
         return [name for _, bound in self.generation.bound for name in bound.names()]
@@ -276,17 +277,17 @@ class Master:
         code = os.waitstatus_to_exitcode(status)
         how = signal.Signals(-code).name if code < 0 else f"exit {code}"
         now = time.monotonic()
-        self.scan_at = 0.0
+        self.orphans.soon()
         if child.state == "draining" and code == 0:
             if child.slot >= 0:
                 log.event("worker_stopped", worker=child.label, pid=child.pid, generation=child.generation)
         else:
             log.event("worker_died", worker=child.label, pid=child.pid, status=child.error or how)
             if code != -signal.SIGKILL or child.stuck:
-                self.guilty |= child.folders
+                self.orphans.guilty |= child.folders
         self.reloads.died(child, how)
         if self.state == "starting" and child.state != "draining":
-            print(f"mta: {child.error or f'{child.name} died at its start ({how})'}", file=sys.stderr)
+            tell(child.error or f"{child.name} died at its start ({how})")
             self.exit_code = 1
             self.stop("the start failed")
         elif self.state == "serving" and (child.slot < 0 or child.generation == self.generation.number):
@@ -315,20 +316,6 @@ class Master:
                 del self.respawn[slot]
             elif slot not in running and now >= when:
                 self.fork(slot, self.generation, self.rulebook.current)
-
-    def _give_folders(self, now: float) -> None:
-        """Spool folders without an owner go to the ready workers in turn. One that is locked by others comes back."""
-        self.scan_at = now + SCAN
-        ready = sorted(self.workers(state="ready"), key=lambda child: len(child.folders))
-        owned = set().union(*(child.folders for child in self.children.values()))
-        if not ready:
-            return
-        self.spools.add(self.settings.spool.path)
-        found = {folder for path in self.spools for folder in worker.spool_folders(path)}
-        for n, folder in enumerate(sorted(found - owned)):
-            taker = ready[n % len(ready)]
-            if taker.send(do="adopt", folder=folder, guilty=folder in self.guilty):
-                taker.folders.add(folder)
 
     # -- what is asked ------------------------------------------------------------------------------------------------
 
@@ -391,9 +378,8 @@ def _in_child(work: Callable[[], None]) -> NoReturn:
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     except BaseException as error:
-        log.schedule = None
         log.bug(error)
-        log.flush()
+        logs.finish()
     finally:
         os._exit(code)
 

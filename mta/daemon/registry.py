@@ -22,7 +22,7 @@ from mta import settings
 from mta.daemon import control, hearing, logs
 from mta.daemon.channel import Channel
 from mta.daemon.store import DurableStore, StoreCalls
-from mta.net import calls
+from mta.net import calls, folders
 from mta.net.calls import Caller, CallFailed, Unavailable
 
 SOCKET = "registry.sock"
@@ -34,11 +34,11 @@ def worker_socket(run: str, pid: int) -> str:
 
 
 class Registry:
-    def __init__(self, wanted: settings.Settings, line: Channel) -> None:
+    def __init__(self, wanted: settings.Settings, channel: Channel) -> None:
         self.run_folder = wanted.server.run
         self.kept = wanted.store
         self.store: StoreCalls
-        self.line = line
+        self.channel = channel
         self.ended = Event()
         self.shared: dict[str, Callable[..., Any]] = {}  # words of registry.sock
         self._answers: dict[int, AsyncResult] = {}
@@ -52,8 +52,8 @@ class Registry:
         self.store = StoreCalls(DurableStore(self.kept.path, self.kept.memory))
         hearing.serve_each(os.path.join(self.run_folder, SOCKET), 0o600, self.meet_worker)
         hearing.serve(control.path(self.run_folder), 0o660, self.answer)
-        hearing.hear(self.line, self.heard, self.ended.set)
-        self.line.send(say="ready")
+        hearing.hear(self.channel, self.heard, self.ended.set)
+        self.channel.send(say="ready")
 
     def heard(self, words: dict[str, Any]) -> None:
         match words:
@@ -96,7 +96,7 @@ class Registry:
         """Ask the master and wait. Raises CallFailed when it refuses."""
         number = next(self._numbers)
         waiting = self._answers[number] = AsyncResult()
-        if not self.line.send(ask=word, id=number):
+        if not self.channel.send(ask=word, id=number):
             raise CallFailed("Unavailable", "the master is gone")
         words: dict[str, Any] = waiting.get()
         if words.get("error"):
@@ -128,14 +128,14 @@ class Registry:
             caller.close()
 
 
-def run(wanted: settings.Settings, line: Channel, beat: Callable[[], None]) -> None:
+def run(wanted: settings.Settings, channel: Channel, beat: Callable[[], None]) -> None:
     """The whole life of the process."""
-    registry = Registry(wanted, line)
+    registry = Registry(wanted, channel)
     hearing.begin(wanted.log, beat, registry.ended.set)
     try:
         registry.start()
     except OSError as error:
-        line.send(say="failed", error=f"the registry: {error}")
+        channel.send(say="failed", error=f"the registry: {folders.why(error)}")
         logs.finish()
         raise SystemExit(1) from None
     registry.ended.wait()

@@ -24,7 +24,7 @@ from mta.daemon.child import Child
 from mta.daemon.generation import Generation, certificates, contexts
 from mta.daemon.listening import ListenError
 from mta.daemon.watching import Watch
-from mta.log import log
+from mta.log import log, tell
 from mta.settings import Settings
 
 if TYPE_CHECKING:
@@ -149,6 +149,7 @@ class Reloads:
             self._replace(change.new)
         generation = master.generation.number
         log.event("reloaded", what=change.what, generation=generation)
+        tell(f"in force: new {change.what}")
         systemd.notify(READY=1, STATUS=master.taking())
         for asked in change.asked:
             master.answer(asked, what=change.what, generation=generation)
@@ -159,7 +160,8 @@ class Reloads:
         master = self.master
         old = list(master.workers())
         master.generation, master.config = new, new.config
-        master.respawn, master.scan_at = {}, 0.0
+        master.respawn = {}
+        master.orphans.soon()
         settings = master.settings
         watched = (settings.rules.path, settings.rules.domains)
         master.watch = Watch(*watched) if settings.rules.watch else None
@@ -198,6 +200,7 @@ class Reloads:
 
     def _failed(self, asked: list[int | None], error: str) -> None:
         log.event("reload_failed", error=error)
+        tell(f"nothing has changed: {error}")
         systemd.notify(READY=1, STATUS="The last reload was refused; the log says why")
         for each in asked:
             self.master.answer(each, error=error)

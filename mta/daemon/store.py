@@ -23,8 +23,8 @@ from mta import log
 from mta.daemon.storelog import Change, Damage, StoreLog
 from mta.net import offload
 from mta.net.frames import CallFailed
-from mta.rules.rate import Grant
-from mta.rules.store import ERRORS, Entry, MemoryStore, StoreError, StoreUnavailable, Value
+from mta.rules.outside.rate import Grant
+from mta.rules.outside.store import ERRORS, Entry, MemoryStore, StoreError, StoreUnavailable, Value
 
 _TIDY = 1.0  # seconds between looks at what has expired and whether the log has grown
 _LAZY = 5.0  # seconds a bucket's state may be behind on disk
@@ -36,7 +36,7 @@ _ROTATE: list[Change] = []  # the item that asks the thread for a new log
 
 
 class DurableStore:
-    """Implements rules.store.Store for one process. Make it after the fork, on the loop. Raises OSError.
+    """Implements rules.outside.store.Store for one process. Make it after the fork, on the loop. Raises OSError.
 
     `room` is the memory it may take, in bytes.
     """

@@ -26,7 +26,7 @@ def plain(envelope: Envelope) -> dict[str, Any]:
     if envelope.held:
         told["held"] = envelope.held
     if envelope.until:
-        told["until"] = envelope.until
+        told["until"], told["until_by"] = envelope.until, envelope.until_by
     return told
 
 
@@ -38,6 +38,8 @@ def _recipient(recipient: Recipient) -> dict[str, Any]:
     }
     if recipient.route is not None:
         told["route"] = str(recipient.route)
+    if recipient.until:
+        told["until"], told["until_by"] = recipient.until, recipient.until_by
     return told
 
 

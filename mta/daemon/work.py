@@ -23,10 +23,10 @@ from mta.message.ids import Ids
 from mta.net.calls import Caller
 from mta.net.dns import Resolver
 from mta.receive.listener import Receiver
-from mta.rules import facts
-from mta.rules.engine import Rules, RulesError
-from mta.rules.recording import RecordingWorld
-from mta.rules.world import LiveWorld, World
+from mta.rules.engine.engine import Rules, RulesError
+from mta.rules.outside import facts
+from mta.rules.outside.recording import RecordingWorld
+from mta.rules.outside.world import LiveWorld, World
 from mta.settings import Listener
 from mta.spool.journal import JournalSpool
 
@@ -53,9 +53,13 @@ class Work:
         owns(os.path.join(settings.spool.path, self.ids.writer))
         self.spool = JournalSpool(settings.spool, self.ids.writer)
         self.desk = Desk(self.spool)
-        in_force = lambda: self.rules  # noqa: E731
-        self.queue = Queue(settings, self.spool, in_force, self.resolver, self.ids, self.domains)
-        self.receiver = Receiver(settings, self.domains, in_force, self.spool, self.ids, self.context)
+        self.queue = Queue(settings, self.spool, self._rules_of_queue, self.resolver, self.ids, self.domains)
+        self.receiver = Receiver(settings, self.domains, lambda: self.rules, self.spool, self.ids, self.context)
+
+    def _rules_of_queue(self) -> Any:
+        """The rules in force; while sessions are captured, they are heard in the queue too."""
+        capture = self.receiver.capture
+        return self.rules if capture is None else capture.queue.rules(self.rules)
 
     def start(self) -> None:
         self._tell_rules()
@@ -93,6 +97,11 @@ class Work:
             self._next = self._load(rules)
         except (RulesError, ValueError, OSError) as error:
             return Rulebook.named(self.settings.rules, rules, str(error) or type(error).__name__)
+        except Exception as error:
+            log.bug(error)
+            return (
+                f"our own mistake, {type(error).__name__}: {error} (if mta was upgraded meanwhile, restart the server)"
+            )
         return ""
 
     def commit(self) -> None:

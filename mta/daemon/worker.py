@@ -30,22 +30,15 @@ from mta.daemon import hearing, logs
 from mta.daemon.channel import Channel
 from mta.daemon.generation import Generation
 from mta.daemon.registry import worker_socket
+from mta.daemon.rulebook import Rulebook
 from mta.daemon.work import Work
 from mta.net.calls import CallFailed
-
-
-def spool_folders(path: str) -> list[str]:
-    """The folders in a spool, each some writer's."""
-    try:
-        with os.scandir(path) as found:
-            return [entry.path for entry in found if entry.is_dir(follow_symlinks=False)]
-    except OSError:
-        return []
+from mta.rules.engine.engine import RulesError
 
 
 class Worker:
-    def __init__(self, generation: Generation, slot: int, rules: str, line: Channel) -> None:
-        self.generation, self.slot, self.rules, self.line = generation, slot, rules, line
+    def __init__(self, generation: Generation, slot: int, rules: str, channel: Channel) -> None:
+        self.generation, self.slot, self.rules, self.channel = generation, slot, rules, channel
         self.settings = generation.config.settings
         self.workers = self.settings.server.workers
         self.work: Work
@@ -56,13 +49,13 @@ class Worker:
 
     def start(self) -> None:
         """Raises whatever keeps it from taking mail."""
-        self.work = Work(self.generation, self.rules, lambda folder: self.line.send(say="owns", folder=folder))
+        self.work = Work(self.generation, self.rules, lambda folder: self.channel.send(say="owns", folder=folder))
         self.work.start()
         self.watch(self.slot)
         path = worker_socket(self.settings.server.run, os.getpid())
         hearing.serve(path, 0o600, self.answer)
-        hearing.hear(self.line, self.heard, self.orphaned)
-        self.line.send(say="ready")
+        hearing.hear(self.channel, self.heard, self.orphaned)
+        self.channel.send(say="ready")
 
     def watch(self, slot: int) -> None:
         for listener, bound in self.generation.bound:
@@ -85,10 +78,10 @@ class Worker:
             case {"do": "adopt", "folder": str(folder), "guilty": bool(guilty)}:
                 gevent.spawn(self.adopt, folder, guilty)
             case {"do": "prepare", "rules": str(rules)}:
-                self.line.send(say="prepared", error=self.work.prepare(rules))
+                self.channel.send(say="prepared", error=self.work.prepare(rules))
             case {"do": "commit"}:
                 self.work.commit()
-                self.line.send(say="in force", error="")
+                self.channel.send(say="in force", error="")
             case {"do": "abort"}:
                 self.work.abort()
             case {"do": "drain", "seconds": int(seconds) | float(seconds), "gently": bool(gently)}:
@@ -100,8 +93,11 @@ class Worker:
         except OSError as error:
             log.event("spool_failed", reason=f"{folder} cannot be taken over: {error}")
             adopted = False
+        except Exception as error:  # the master has to hear that nobody has it
+            log.bug(error)
+            adopted = False
         if not adopted:
-            self.line.send(say="not mine", folder=folder)
+            self.channel.send(say="not mine", folder=folder)
 
     def answer(self, word: str, arguments: list[Any]) -> Any:
         """What the registry asks on our own socket."""
@@ -141,17 +137,17 @@ class Worker:
         self.work.close()
 
 
-def run(generation: Generation, slot: int, rules: str, line: Channel, beat: Callable[[], None]) -> None:
+def run(generation: Generation, slot: int, rules: str, channel: Channel, beat: Callable[[], None]) -> None:
     """The whole life of the process."""
-    worker = Worker(generation, slot, rules, line)
+    worker = Worker(generation, slot, rules, channel)
     drain = generation.config.settings.server.drain
     hearing.begin(worker.settings.log, beat, lambda: worker.drain(drain))
     try:
         worker.start()
     except Exception as error:
-        if not isinstance(error, OSError | ValueError | SystemExit) and type(error).__name__ != "RulesError":
+        if not isinstance(error, OSError | ValueError | RulesError):
             log.bug(error)
-        line.send(say="failed", error=f"{error}".replace(rules, worker.settings.rules.path))
+        channel.send(say="failed", error=Rulebook.named(worker.settings.rules, rules, str(error)))
         logs.finish()
         raise SystemExit(1) from None
     try:

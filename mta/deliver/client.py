@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import re
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from mta.message.address import Address
@@ -171,9 +171,7 @@ class Client:
                 commands.insert(0, self._mail(envelope, message))
             replies = self._ask_all(commands)
             if start == 0 and not (mail := next(replies)).positive:
-                if "PIPELINING" in self.extensions:
-                    list(replies)  # refused as well, whatever they say
-                self._forget()
+                self._forget(replies if "PIPELINING" in self.extensions else ())
                 yield from (Answer(recipient, mail) for recipient in recipients)
                 return
             for recipient, reply in zip(some, replies, strict=True):
@@ -228,10 +226,18 @@ class Client:
                 held, size = [], 0
         self._write(b"".join(held))
 
-    def _forget(self) -> None:
-        """Leave a transaction that came to nothing."""
-        if not self.spoilt:
-            self._ask("RSET", "RSET")
+    def _forget(self, unread: Iterable[Reply] = ()) -> None:
+        """Leave a transaction that came to nothing; what is `unread` is refused as well, whatever it says.
+
+        Many a server hangs up behind its "no". That is its answer all the same, or the mail would come again for days.
+        """
+        try:
+            for _ in unread:
+                pass
+            if not self.spoilt:
+                self._ask("RSET", "RSET")
+        except Lost:
+            pass
 
     # -- the end ------------------------------------------------------------------------------------------------------
 

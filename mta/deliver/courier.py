@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Container, Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from msgspec.structs import replace
 
 from mta import log, settings
+from mta.deliver.judge import Judge, Rules
 from mta.deliver.route import Destination, Domains, Router
 from mta.deliver.transport import Result, Transport, attempt
 from mta.deliver.verdicts import Effect, effect
@@ -31,28 +32,14 @@ from mta.message.ids import Ids
 from mta.message.message import Message
 from mta.message.reply import Refused, Reply
 from mta.net import clock, offload
-from mta.rules.envelope_words import taken
-from mta.rules.folders import Folders
-from mta.rules.routing import Ways
-from mta.rules.transaction import Transaction
 from mta.rules.verdict import NEXT, Verdict
+from mta.rules.words.envelope import taken
+from mta.rules.words.routing import Ways, postponed
 from mta.spool.schedule import Schedule
 from mta.spool.spool import Mail, Settled, Spool
 
 LARGE = 1 << 20  # bytes of a mail that is copied off the loop
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds between tries of a commit
-NOTHING: frozenset[str] = frozenset()
-
-
-class Rules(Protocol):
-    """As much of rules.engine.Rules as we need."""
-
-    @property
-    def folders(self) -> Folders: ...
-
-    def stages_of(self, file: str) -> Container[str]: ...
-
-    def run(self, stage: str, transaction: Transaction) -> Verdict: ...
 
 
 class Outcome:
@@ -67,6 +54,13 @@ class Outcome:
         self.failures: list[tuple[Failure, str, Verdict]] = []
         self.held: list[Recipient] = []
         self.why = ""  # they are held
+
+
+def _wait(recipients: list[Recipient], outcome: Outcome) -> None:
+    """They stay, each until its time."""
+    for recipient in recipients:
+        outcome.waiting.append(recipient)
+        outcome.until = min(outcome.until or recipient.until, recipient.until)
 
 
 class Courier:
@@ -101,21 +95,21 @@ class Courier:
     def deliver(self, mail: Mail) -> None:
         """One attempt for one mail. Parks the greenlet."""
         envelope, message = mail
-        rules = None if envelope.accepted else self._rules()
-        stages = NOTHING if rules is None else rules.stages_of(_file(rules, envelope))
-        if rules is not None and not envelope.postq and "postq" in stages:
-            judged = self._postq(rules, envelope, message)
+        judge = Judge(self._rules(), envelope, self._server)
+        if not envelope.postq and "postq" in judge.stages:
+            judged = self._postq(judge, envelope, message)
             if judged is None:
+                judge.close()
                 return
             envelope, message = judged
             if envelope.accepted:
-                stages = NOTHING
+                judge.close()
         outcome = Outcome()
-        for destination, group in self._router.groups(envelope.recipients):
+        for destination, group in self._router.groups(self._due(envelope, outcome)):
             content, verdict, ways = message, NEXT, None
-            if rules is not None and "delivery" in stages:
+            if "delivery" in judge.stages:
                 content = copied(message)
-                verdict, facts = self._ask(rules, "delivery", envelope, content, group)
+                verdict, facts = judge.ask("delivery", envelope, content, group)
                 said, ways = effect(verdict, bounces=envelope.ours or self._bounces), facts.ways
                 if said.kind != "go":
                     self._obey(said, verdict, "delivery", envelope, group, outcome)
@@ -124,14 +118,24 @@ class Courier:
                 self._attempt(destination, envelope, group, content, verdict, outcome)
             else:
                 self._attempt_by(ways, envelope, group, content, verdict, outcome)
+        judge.close()  # where everybody waits, delivery was not asked
         self._finish(envelope, message, outcome, postq=True)
+
+    def _due(self, envelope: Envelope, outcome: Outcome) -> list[Recipient]:
+        """The recipients whose time has come; the others wait, for a rule holds them."""
+        early = [recipient for recipient in envelope.recipients if recipient.until]
+        if not early:
+            return envelope.recipients
+        now = clock.now()
+        _wait([recipient for recipient in early if recipient.until > now], outcome)
+        return [recipient for recipient in envelope.recipients if recipient.until <= now]
 
     # -- the rules ----------------------------------------------------------------------------------------------------
 
-    def _postq(self, rules: Rules, envelope: Envelope, message: Message) -> Mail | None:
+    def _postq(self, judge: Judge, envelope: Envelope, message: Message) -> Mail | None:
         """The mail as the rules of postq want it, or None: they ended the attempt."""
         content = copied(message)
-        verdict, facts = self._ask(rules, "postq", envelope, content, envelope.recipients)
+        verdict, facts = judge.ask("postq", envelope, content, envelope.recipients)
         changed, values, now = content.edited, facts.vars, clock.now()
         decided = replace(envelope, vars=values, postq=True, accepted=envelope.accepted or verdict.kind == "faccept")
         if facts.edited:
@@ -150,8 +154,9 @@ class Courier:
             waits = facts.ways is not None and facts.ways.until > now
             if facts.edited or changed or values != envelope.vars or verdict.rule or facts.ways is not None:
                 self._commit(envelope.id, settle=[Settled(decided, content if changed else None, keep=not waits)])
+            if facts.ways is not None:
+                postponed(decided, facts.ways.held(decided.recipients, now))
             if waits:
-                self._postponed(decided, decided.recipients, decided.next_try, "postq", verdict)
                 return None
             return Mail(decided, content if changed else message)
         outcome = Outcome()
@@ -162,32 +167,6 @@ class Courier:
         else:
             self._finish(decided, content, outcome, postq=True, changed=changed)
         return None
-
-    def _ask(
-        self, rules: Rules, stage: str, envelope: Envelope, message: Message, recipients: Sequence[Recipient]
-    ) -> tuple[Verdict, Transaction]:
-        """What the rules of a stage say, and what they leave behind: vars, ways."""
-        client = envelope.client
-        transaction = Transaction(
-            envelope.id.rpartition(".")[0],
-            client,
-            mail_id=envelope.id,
-            origin=envelope.origin,
-            server=self._server,
-            listener=client.listener if client else "",
-            trusted=client.trusted if client else False,
-        )
-        if client is not None:
-            transaction.helo, transaction.user = client.helo, client.user
-        transaction.sender, transaction.file = envelope.sender, _file(rules, envelope)
-        transaction.recipients = [recipient.address for recipient in recipients]
-        if len(recipients) == 1:
-            transaction.recipient = recipients[0].address
-        transaction.message, transaction.vars = message, dict(envelope.vars)
-        try:
-            return rules.run(stage, transaction), transaction
-        finally:
-            transaction.close()
 
     def _obey(
         self,
@@ -206,9 +185,10 @@ class Courier:
             log.event(
                 "held",
                 mail=envelope.id,
-                sender=str(envelope.sender),
+                sender=envelope.sender.shown,
                 recipients=[str(recipient.address) for recipient in recipients],
                 reason=said.held if said.reply is None else f"{said.held}: {said.reply}",
+                stage=stage,
                 rule=verdict.rule,
                 where=verdict.where,
             )
@@ -217,7 +197,7 @@ class Courier:
             log.event(
                 "discarded",
                 mail=envelope.id,
-                sender=str(envelope.sender),
+                sender=envelope.sender.shown,
                 recipients=[str(recipient.address) for recipient in recipients],
                 stage=stage,
                 rule=verdict.rule,
@@ -253,21 +233,9 @@ class Courier:
         for result in attempt(transport, envelope, recipients, message):
             recipient, reply, host, said, _ = result
             if reply.code < 400:
-                self.counts["delivered"] += 1
-                log.event(
-                    "delivered",
-                    mail=envelope.id,
-                    sender=str(envelope.sender),
-                    recipient=str(recipient.address),
-                    transport=name,
-                    host=host,
-                    attempts=recipient.attempts + 1,
-                    reply=str(reply),
-                    delay=round(clock.now() - envelope.arrived, 3),
-                    ms=round((time.perf_counter() - began) * 1000, 3),
-                    rule=verdict.rule,
-                    where=verdict.where,
-                )
+                delay, ms = clock.now() - envelope.arrived, (time.perf_counter() - began) * 1000
+                tries = recipient.attempts + 1
+                self._note("delivered", envelope, recipient, tries, name, host, reply, verdict, delay=delay, ms=ms)
             elif reply.code < 500:
                 outcome.later.append((result, name, verdict))
             else:
@@ -284,11 +252,12 @@ class Courier:
         outcome: Outcome,
     ) -> None:
         """Where a rule of delivery says, for this attempt: who waits goes back to the route it came with."""
-        if ways.until > clock.now():
-            outcome.waiting += recipients
-            outcome.until = min(outcome.until or ways.until, ways.until)
-            self._postponed(envelope, recipients, ways.until, "delivery", verdict)
-            return
+        held = ways.held(recipients, now := clock.now())
+        if held:
+            for hold, early in held.items():
+                _wait([replace(one, until=hold.until, until_by=hold.by) for one in early], outcome)
+            postponed(envelope, held)
+            recipients = [one for one in recipients if ways.until_of(one.address) <= now]
         copies = [replace(recipient, route=ways.of(recipient)) for recipient in recipients]
         own = {id(copy): recipient for copy, recipient in zip(copies, recipients, strict=True)}
         before = len(outcome.later)
@@ -298,20 +267,6 @@ class Courier:
             (result._replace(recipient=own[id(result.recipient)]), name, said)
             for result, name, said in outcome.later[before:]
         ]
-
-    def _postponed(
-        self, envelope: Envelope, recipients: Sequence[Recipient], until: float, stage: str, verdict: Verdict
-    ) -> None:
-        log.event(
-            "postponed",
-            mail=envelope.id,
-            sender=str(envelope.sender),
-            recipients=[str(recipient.address) for recipient in recipients],
-            next_try=round(until, 3),
-            stage=stage,
-            rule=verdict.rule,
-            where=verdict.where,
-        )
 
     # -- the end of it ------------------------------------------------------------------------------------------------
 
@@ -325,7 +280,9 @@ class Courier:
         now = clock.now()
         left = self._left(envelope, outcome, now)
         for failure, name, verdict in outcome.failures:
-            self._failed(envelope, failure, name, verdict)
+            recipient, reply, host, _, expired = failure
+            reason = "it was tried for as long as queue.expire allows" if expired else ""
+            self._note("failed", envelope, recipient, recipient.attempts, name, host, reply, verdict, reason=reason)
         content = message if changed else None
         add, settle, drop = self._told(envelope, message, outcome, now), [], []
         if left is not None:
@@ -357,21 +314,8 @@ class Courier:
                 outcome.failures.append((Failure(tried, reply, host, said, expired=True), name, verdict))
                 continue
             recipients.append(tried)
-            self.counts["deferred"] += 1
-            log.event(
-                "deferred",
-                mail=envelope.id,
-                sender=str(envelope.sender),
-                recipient=str(recipient.address),
-                transport=name,
-                host=host,
-                attempts=tried.attempts,
-                reply=tried.reply,
-                next_try=round(next_try, 3),
-                reason=reason,
-                rule=verdict.rule,
-                where=verdict.where,
-            )
+            more = {"next_try": next_try, "reason": reason}
+            self._note("deferred", envelope, tried, tried.attempts, name, host, reply, verdict, **more)
         if next_try is None:
             return self._only_waiting(envelope, outcome)
         if outcome.waiting:
@@ -381,22 +325,36 @@ class Courier:
     def _only_waiting(self, envelope: Envelope, outcome: Outcome) -> Envelope | None:
         if not outcome.waiting:
             return None
-        return replace(envelope, recipients=outcome.waiting, next_try=outcome.until, until=outcome.until)
+        until = outcome.until
+        return replace(envelope, recipients=outcome.waiting, next_try=until, until=until, until_by="")
 
-    def _failed(self, envelope: Envelope, failure: Failure, name: str, verdict: Verdict) -> None:
-        self.counts["failed"] += 1
+    def _note(
+        self,
+        event: str,
+        envelope: Envelope,
+        recipient: Recipient,
+        attempts: int,
+        name: str,
+        host: str,
+        reply: Reply,
+        verdict: Verdict,
+        **more: Any,
+    ) -> None:
+        """Count and log what became of one recipient: delivered, deferred or failed."""
+        self.counts[event] += 1
         log.event(
-            "failed",
+            event,
             mail=envelope.id,
-            sender=str(envelope.sender),
-            recipient=str(failure.recipient.address),
+            sender=envelope.sender.shown,
+            recipient=str(recipient.address),
             transport=name,
-            host=failure.host,
-            attempts=failure.recipient.attempts,
-            reply=str(failure.reply),
-            reason="it was tried for as long as queue.expire allows" if failure.expired else "",
+            host=host,
+            attempts=attempts,
+            reply=str(reply),
+            stage=verdict.stage,
             rule=verdict.rule,
             where=verdict.where,
+            **{field: round(value, 3) if isinstance(value, float) else value for field, value in more.items()},
         )
 
     def _told(self, envelope: Envelope, message: Message, outcome: Outcome, now: float) -> list[Mail]:
@@ -408,13 +366,13 @@ class Courier:
         if not envelope.sender:
             self.counts["dropped"] += 1
             reason = f"it has the null sender, whom nobody can tell: {failures[0].reply}"
-            log.event("dropped", mail=envelope.id, sender="", recipients=recipients, reason=reason)
+            log.event("dropped", mail=envelope.id, sender=envelope.sender.shown, recipients=recipients, reason=reason)
             return []
         id = ids.mail(self._ids.session(), 1)
         direction = "outgoing" if self._domains.find(envelope.sender.domain) is None else "internal"
         about = bounce.make(envelope, message, failures, server=self._server, id=id, now=now)
         self.counts["bounced"] += 1
-        log.event("bounced", mail=envelope.id, bounce=id, sender=str(envelope.sender), recipients=recipients)
+        log.event("bounced", mail=envelope.id, bounce=id, sender=envelope.sender.shown, recipients=recipients)
         return [Mail(bounce.envelope_of(envelope, id=id, now=now, direction=direction), about)]
 
     def _commit(
@@ -434,11 +392,6 @@ class Courier:
                 return
             offload.pause(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
-
-
-def _file(rules: Rules, envelope: Envelope) -> str:
-    """The domain's file that speaks after main.lua: as when the mail came in, if it is still there."""
-    return rules.folders.file(envelope.direction, envelope.domain) if rules.folders else ""
 
 
 def copied(message: Message) -> Message:

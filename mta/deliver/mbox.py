@@ -38,6 +38,7 @@ from mta.net.offload import Batch
 PATIENCE = 30.0  # seconds
 FIRST_WAIT, LONGEST_WAIT = 0.02, 0.5
 STALE = 300.0
+LOCK = ".lock"
 CHUNK = 1 << 18
 
 BUSY = Reply(451, "4.2.0", "The mailbox is in use now")
@@ -113,6 +114,8 @@ class Mbox:
     def _place(self, mailbox: Address) -> tuple[str, tuple[str, ...]]:
         names = self._path.below(mailbox)
         if names:
+            if names[-1].endswith(LOCK):  # the mailbox of "bob.lock" would be the lock of bob's, and fall with it
+                names = (*names[:-1], names[-1].removesuffix(LOCK) + "%2E" + LOCK[1:])
             return self._path.base, names
         folder, name = os.path.split(os.path.abspath(self._path.base))
         return folder, (name,)
@@ -229,7 +232,7 @@ class _DotLock:
     """FILE.lock: that it exists is the lock. Raises Locked, OSError."""
 
     def __init__(self, folder: int, file: str) -> None:
-        self._folder, self._name = folder, f"{file}.lock"
+        self._folder, self._name = folder, file + LOCK
 
     def __enter__(self) -> None:
         try:

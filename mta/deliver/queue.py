@@ -4,6 +4,9 @@ One greenlet claims: woken by the spool, by a timer for the next due mail, by a 
 `queue.concurrency` pooled greenlets deliver, a mail each. Wake-ups are callbacks that look whether the claimer is
 parked, so a stale one does nothing; and many of one loop turn are one.
 
+A stranger can make us write to servers of his that answer slowly, one word in five minutes. So a mail that has been
+under way for `SLOW` seconds gives its place to another one; only `SLOW_ONES` times as many as there are places may.
+
     start -> claiming -> drain: claims no more, waits for what is under way -> ended
 """
 
@@ -34,6 +37,7 @@ from mta.spool.spool import Mail, Spool
 LOOK = 30.0  # seconds at most until we look for due mail: the clock may be set
 SOON = 0.05  # seconds at least
 BROKEN = 300.0  # seconds until a mail is tried again that met a bug
+SLOW, SLOW_ONES = 30.0, 10
 TRANSPORTS = 1000  # kept; rules may name any number of routes
 
 
@@ -60,6 +64,9 @@ class Queue:
         self._parked = False  # the claimer waits to be woken
         self._woken = False  # something may be due
         self._busy = 0  # mails under way
+        self._began: dict[Any, float] = {}  # the greenlet of each -> when, the oldest first
+        self._slow = 0  # so many of them have given their place away,
+        self._slow_until = 0.0  # which are all that began no later than this
         self._idle: list[Any] = []  # greenlets without a mail
         self._timer: Any = None
         self._timer_at = 0.0  # what it is for, seconds since 1970
@@ -69,7 +76,7 @@ class Queue:
     def start(self) -> None:
         """Begin to deliver."""
         self._sweeper = self._hub.loop.timer(1.0, 1.0, ref=False)
-        self._sweeper.start(self._outside.pool.sweep)
+        self._sweeper.start(self._sweep)
         self._claimer = gevent.spawn(self._claim)
         self._spool.on_due = self.wake
 
@@ -111,7 +118,7 @@ class Queue:
     def _claim(self) -> None:
         while not self._draining:
             self._woken = False
-            room = self._places - self._busy
+            room = self._places + self._slow - self._busy
             if room > 0:
                 self._take(room)
             if not self._woken:
@@ -138,7 +145,7 @@ class Queue:
             self._hub.loop.run_callback(self._hand_out, mails)
         if due is not None:
             self._wake_at(due)
-        elif len(mails) == room and self._busy < self._places:
+        elif len(mails) == room and self._busy < self._places + self._slow:
             self._woken = True  # places became free while the spool was read, and more may be due
 
     def _wake_at(self, due: float) -> None:
@@ -170,12 +177,15 @@ class Queue:
     def _work(self, mail: Mail | None) -> None:
         me, hub, deliver = getcurrent(), self._hub, self._courier.deliver
         while mail is not None:
+            self._began[me] = clock.monotonic()
             try:
                 deliver(mail)
             except Exception as error:
                 self._broken(mail, error)
-            full = self._busy >= self._places
+            full = self._busy >= self._places + self._slow
             self._busy -= 1
+            if self._began.pop(me) <= self._slow_until and self._slow:  # its place is another one's
+                self._slow -= 1
             if full:
                 self.wake()
             if self._draining or len(self._idle) >= self._places:
@@ -183,6 +193,18 @@ class Queue:
             mail = None  # an idle greenlet keeps no mail alive
             self._idle.append(me)
             mail = hub.switch()
+
+    def _sweep(self) -> None:
+        self._outside.pool.sweep()
+        since, most, slow = clock.monotonic() - SLOW, self._places * SLOW_ONES, 0
+        for began in self._began.values():
+            if began > since or slow == most:
+                break
+            self._slow_until = began
+            slow += 1
+        if slow > self._slow:
+            self.wake()
+        self._slow = slow
 
     def _broken(self, mail: Mail, error: Exception) -> None:
         """Our own mistake: the mail stays as it is and comes again."""

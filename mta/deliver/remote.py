@@ -42,6 +42,7 @@ from mta.net.stream import Gone, TimedOut, connect
 from mta.net.tls import client_context, verifying_context
 
 ADDRESSES = 10  # tried for one mail
+HOSTS = 20  # whose addresses are asked for: a stranger's domain may name hundreds, each as slow as dns.timeout allows
 ANY = target.Target("")  # what is agreed with hosts nobody said anything about: TLS if they offer it
 SESSIONS = 2  # hosts that may say "later" to one mail (4xx, or no to the session)
 
@@ -235,14 +236,14 @@ class Remote:
 
     def _by_preference(self, domain: str, found: list[tuple[int, str]], by_mx: bool) -> Iterator[Place]:
         """Raises Refused if not one address comes out."""
-        any_place = False
+        any_place, room = False, HOSTS
         unknown: DnsTemporary | None = None
         for _, group in itertools.groupby(sorted(found), lambda one: one[0]):
             places: list[Place] = []
             hosts = [host for _, host in group]
             random.shuffle(hosts)
             us = any(self._outside.ourselves.named(host) for host in hosts)
-            for host in hosts:
+            for host in hosts[:room]:
                 try:
                     ips = self._outside.resolver.addresses(host)
                 except DnsTemporary as error:
@@ -257,8 +258,13 @@ class Remote:
                 if _reachable(place.ip):
                     any_place = True
                     yield place
+            room -= len(hosts)
+            if room <= 0:
+                break
         if any_place:
             return
+        if len(found) > HOSTS and unknown is None:
+            raise Refused(f"451 4.4.3 None of the first {HOSTS} mail hosts of {domain} has an address")
         if unknown is not None:
             raise Refused(f"451 4.4.3 The mail hosts of {domain} are not known now: {unknown}")
         if by_mx:

@@ -41,6 +41,11 @@ class Address(msgspec.Struct, frozen=True, array_like=True, cache_hash=True):
         return bool(self.local_part or self.domain)
 
     @property
+    def shown(self) -> str:
+        """As people and logs see it: the null sender is "<>"."""
+        return str(self) or "<>"
+
+    @property
     def key(self) -> tuple[str, str]:
         return self.local_part.lower(), self.domain
 

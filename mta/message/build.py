@@ -13,13 +13,13 @@ from mta.message import encodings, headers, parameters, words
 _TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}", re.I)  # RFC 6838 4.2
 
 
-def text(content: str, subtype: str = "plain", *, filename: str = "", disposition: str = "") -> bytes:
+def text(content: str, subtype: str = "plain", *, filename: str = "") -> bytes:
     """A text part, in US-ASCII if it can be, else UTF-8. Raises ValueError for a subtype that is no name."""
     lines = encodings.text_lines(content)
     octets = lines.encode("utf-8", "replace")
     encoding = encodings.choose(octets)
     charset = "us-ascii" if octets.isascii() else "utf-8"
-    header = _header(f"text/{subtype}", filename, disposition, encoding, charset)
+    header = _header(f"text/{subtype}", filename, "", encoding, charset)
     return header + encodings.encode(octets, encoding)
 
 

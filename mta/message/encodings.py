@@ -131,7 +131,10 @@ def base64(content: Buffer) -> list[bytes]:
 
 
 def quoted_printable(content: bytes) -> bytes:
-    """Text with CRLF line ends as quoted-printable, lines of at most 76 characters."""
+    """Text with CRLF line ends as quoted-printable, lines of some 76 characters.
+
+    None of them begins with "--": what the text hid, or a line cut in two, must not be a boundary of the mail around.
+    """
     out = []
     for piece in _lines(content):
         coded = binascii.b2a_qp(piece.replace(b"\r\n", b"\n"), istext=True)
@@ -140,7 +143,7 @@ def quoted_printable(content: bytes) -> bytes:
             out.append(b"=\r\n")
     if out and out[-1] == b"=\r\n":
         out.pop()
-    return b"".join(out)
+    return b"".join([b"\r\n", *out]).replace(b"\r\n--", b"\r\n=2D-")[2:]
 
 
 def encode(content: bytes, encoding: str) -> bytes:

@@ -1,8 +1,9 @@
 """A MIME entity (RFC 2045 2.4: fields and a body) as bytes, and what signing and encrypting need of it.
 
 A part of a mail is an entity as it stands. Of a whole mail only the Content-* fields go into the entity; the rest of
-the header stays outside (`take_out`, `put_back`). What is signed must survive every way it may be sent, byte for byte:
-`sturdy` encodes what would not. All of it works in small steps, so that a thread busy with 25 MB lets others run.
+the header stays outside (`Part.entity` and `Part.become` in mime.py). What is signed must survive every way it may be
+sent, byte for byte: `sturdy` encodes what would not. All of it works in small steps, so that a thread busy with 25 MB
+lets others run.
 """
 
 from __future__ import annotations
@@ -72,40 +73,6 @@ def gathered(pieces: Iterable[bytes | memoryview]) -> bytes:
     """The pieces as one, in steps; see `cut`."""
     views = (memoryview(piece) for piece in pieces)
     return b"".join([bytes(view[at : at + PIECE]) for view in views for at in range(0, len(view), PIECE)])
-
-
-def take_out(mail: bytes) -> tuple[bytes, Entity]:
-    """(the header without its Content-* fields, the content as an entity of its own, always with a type)."""
-    whole = read(mail)
-    outside, inside = _parted(whole.header)
-    if not any(field.lower().startswith(b"content-type:") for field in inside):
-        inside.insert(0, b"Content-Type: text/plain; charset=%b\r\n" % _charset(whole.body))
-    return b"".join(outside), Entity(b"".join(inside), whole.body)
-
-
-def put_back(outside: bytes, content: Entity) -> bytes:
-    """The mail with that content. Only Content-* fields of the content come into its header."""
-    _, inside = _parted(content.header)
-    version = b"" if Entity(outside, b"").get("mime-version") else b"MIME-Version: 1.0\r\n"
-    return b"".join([outside, version, *inside, b"\r\n", content.body])
-
-
-def _parted(header: bytes) -> tuple[list[bytes], list[bytes]]:
-    outside: list[bytes] = []
-    inside: list[bytes] = []
-    for field in index(header, len(header)):
-        (inside if field.name.startswith("content-") else outside).append(header[field.start : field.stop])
-    return outside, inside
-
-
-def _charset(body: bytes) -> bytes:
-    if body.isascii():
-        return b"us-ascii"
-    try:
-        body.decode("utf-8")
-    except UnicodeDecodeError:
-        return b"unknown-8bit"  # RFC 1428
-    return b"utf-8"
 
 
 # -- line ends ---------------------------------------------------------------------------------------------------------

@@ -50,6 +50,8 @@ class Recipient(msgspec.Struct, omit_defaults=True):
     route: Route | None = None
     attempts: int = 0
     reply: str = ""  # what the last attempt was answered
+    until: float = 0.0  # a rule holds this one until then, whatever becomes of the others
+    until_by: str = ""  # that rule, and where it stands
 
 
 class Envelope(msgspec.Struct, omit_defaults=True):
@@ -72,6 +74,7 @@ class Envelope(msgspec.Struct, omit_defaults=True):
     held: str = ""  # why it waits for a person: "quarantine NAME", "poison"; empty: it does not
     deaths: float = 0  # workers that died with this mail in hand; half of one that was killed from outside
     until: float = 0.0  # a rule holds it until then; the time it may be tried for counts from there
+    until_by: str = ""  # that rule, and where it stands; empty where recipients have rules of their own
 
     @property
     def ours(self) -> bool:

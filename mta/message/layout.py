@@ -1,4 +1,5 @@
-"""How a changed mail is written: pieces in order, new bytes or spans of the raw mail that nobody copies."""
+"""How a changed mail is written: pieces in order, new bytes, or spans of the raw mail and views of what took the place
+of large parts, which nobody copies."""
 
 from __future__ import annotations
 
@@ -6,6 +7,8 @@ import mmap
 from typing import NamedTuple
 
 Raw = bytes | mmap.mmap
+
+LARGE = 1 << 16  # bytes: what is shorter is copied, for few pieces are quicker to write than many
 
 
 class Span(NamedTuple):
@@ -15,12 +18,15 @@ class Span(NamedTuple):
     stop: int
 
 
+Piece = bytes | memoryview | Span
+
+
 class Layout:
     """The pieces written so far. Neighbouring spans become one."""
 
     def __init__(self, raw: Raw) -> None:
         self.raw = raw
-        self.pieces: list[bytes | Span] = []
+        self.pieces: list[Piece] = []
         self.size = 0
 
     def new(self, text: bytes) -> None:
@@ -29,12 +35,13 @@ class Layout:
             self.size += len(text)
 
     def old(self, source: Raw, start: int, stop: int) -> None:
-        """source[start:stop]: a span if `source` is the raw mail, else its bytes."""
+        """source[start:stop]: a span if `source` is the raw mail, else its bytes or, of many, a view of them."""
         if start >= stop:
             return
         self.size += stop - start
         if source is not self.raw:
-            self.pieces.append(bytes(source[start:stop]))
+            view = memoryview(source)[start:stop]
+            self.pieces.append(view if stop - start >= LARGE else bytes(view))
             return
         last = self.pieces[-1] if self.pieces else None
         if isinstance(last, Span) and last.stop == start:

@@ -1,6 +1,6 @@
 """A mail's content: the bytes as they came, and what has been changed since, kept apart until it is written out.
 
-`layout()` tells how to write the mail: a list in which bytes are new and a `Span` is a piece of the raw mail. So one
+`layout()` tells how to write the mail: a list in which a `Span` is a piece of the raw mail and all else is new. So one
 changed header of a 25 MB mail costs a few hundred bytes, and a spool can refer to a body file instead of copying it.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from mta.message.headers import Field, Headers, end_of, index
-from mta.message.layout import Layout, Raw, Span
+from mta.message.headers import Field, Headers, end_of, index, written
+from mta.message.layout import Layout, Piece, Raw, Span
 from mta.message.mime import Part
 
 __all__ = ["BodyFile", "Message", "Raw", "Span"]
@@ -51,7 +51,7 @@ class Message:
             headers._fields = []
             for piece in layout:
                 if isinstance(piece, bytes):
-                    headers._fields += [Field(f.name, 0, 0, piece[f.start : f.stop]) for f in index(piece, len(piece))]
+                    headers._fields += written(piece)
                 elif piece.start < headers._end:
                     text = bytes(raw[piece.start : min(piece.stop, headers._end)])
                     moved = [(f.name, f.start + piece.start, f.stop + piece.start) for f in index(text, len(text))]
@@ -87,6 +87,11 @@ class Message:
         return self._headers or self._split()
 
     @property
+    def header_size(self) -> int:
+        """Bytes of the header as it came, with the CRLF of its last field."""
+        return self.headers._end
+
+    @property
     def root(self) -> Part:
         """The mail as a MIME part; its headers are the mail's. Splitting a large mail takes time (see mime.py)."""
         if self._root is None:
@@ -105,34 +110,34 @@ class Message:
         return self._headers is not None and self._headers.changed
 
     @property
+    def rewritten(self) -> bool:
+        """More than its own header was changed; then `layout` may take long, for a mail in it may be encoded anew."""
+        return self._root is not None and self._root.outermost.rewritten
+
+    @property
     def size(self) -> int:
         """Bytes the mail has as it would be written now."""
         return self._layout().size if self.changed else len(self.raw)
 
-    def layout(self) -> list[bytes | Span]:
+    def layout(self) -> list[Piece]:
         """The mail as it would be written now."""
         return self._layout().pieces if self.changed else [Span(0, len(self.raw))]
 
     def _layout(self) -> Layout:
         headers, out = self._split(), Layout(self.raw)
-        if self._root is not None and self._root.outermost.rewritten:
+        if self._root is not None and self.rewritten:
             self._root.outermost.write(out)
             return out
-        if headers._fields is None:  # only prepended: the most common change by far (a Received on top)
-            for text in reversed(headers._top):
-                out.new(text)
-            out.old(self.raw, 0, headers._end)
-        else:
-            headers.write(out, self.raw, 0)
+        headers.write(out, self.raw, 0)
         if headers._end == self._body < len(self.raw):
             out.new(b"\r\n")  # there was no empty line; now a header stands before a body that has none
         out.old(self.raw, headers._end, len(self.raw))
         return out
 
-    def pieces(self) -> list[bytes | memoryview]:
-        """The mail as buffers for writev or send, nothing of the body copied."""
+    def pieces(self, layout: list[Piece] | None = None) -> list[bytes | memoryview]:
+        """The mail, or its `layout` if that is known, as buffers for writev or send, nothing of the body copied."""
         view = memoryview(self.raw)
-        return [p if isinstance(p, bytes) else view[p.start : p.stop] for p in self.layout()]
+        return [view[p.start : p.stop] if isinstance(p, Span) else p for p in layout or self.layout()]
 
     def __bytes__(self) -> bytes:
         return b"".join(self.pieces())

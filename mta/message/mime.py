@@ -9,6 +9,9 @@ so removing one attachment leaves every other byte where a signature expects it.
 own. The CRLF before a boundary belongs to the boundary (RFC 2046 5.1.1); where two boundaries share one, the second
 lead lacks it, and it is written once something stands between them.
 
+A mail in the mail may be base64 or quoted-printable although RFC 2046 5.2.1 forbids it: mail programs open it, and so
+do we. Its parts lie in decoded bytes of their own, and if one of them is changed all of it is encoded anew.
+
 Strangers wrote the mail, so: nothing here raises for what is in it. The outer boundary wins over the inner one; a
 multipart without a usable boundary, or too deep, or beyond a thousand parts, or that would take too long to split,
 stays one opaque part with the reason in `flaw`, every byte kept.
@@ -23,8 +26,9 @@ import re
 from collections.abc import Iterator
 
 from mta.message import charsets, encodings, multipart, parameters
+from mta.message.entity import canonical
 from mta.message.headers import LONGEST, Headers, edges, write
-from mta.message.layout import Layout, Raw
+from mta.message.layout import Layout, Raw, Span
 from mta.message.multipart import Budget, Line
 
 MAX_DEPTH = 100
@@ -37,8 +41,8 @@ class Part:
     """One part. `flaw`: why it was not split although it says it is a multipart, or what is missing in it."""
 
     __slots__ = (
-        *("_apart", "_body", "_boundary", "_budget", "_children", "_edited", "_end", "_epilogue", "_first", "_gap"),
-        *("_head", "_headers", "_lead", "_new", "_raw", "_start", "_stop", "_tail", "flaw", "parent"),
+        *("_apart", "_body", "_boundary", "_budget", "_children", "_coded", "_edited", "_end", "_epilogue", "_first"),
+        *("_gap", "_head", "_headers", "_lead", "_new", "_raw", "_start", "_stop", "_tail", "flaw", "parent"),
     )
 
     def __init__(self, raw: Raw, start: int, stop: int, budget: Budget) -> None:
@@ -52,6 +56,7 @@ class Part:
         self._new: list[tuple[int, bytes]] = []  # bytes inserted into the body, and where
         self._children: list[Part] | None = None
         self._edited = False  # the list of children is not what was found
+        self._coded = False  # the mail inside is written in a transfer encoding
         self._boundary = b""
         self._first = self._body  # where the preamble ends
         self._lead: Line | None = None  # the boundary line before this part; None: not written yet
@@ -148,7 +153,7 @@ class Part:
             return view[self._body : self._stop]
         out = Layout(b"")
         self._write_leaf(out)
-        return b"".join(piece for piece in out.pieces if isinstance(piece, bytes))
+        return b"".join([piece for piece in out.pieces if not isinstance(piece, Span)])
 
     def chunks(self) -> Iterator[bytes]:
         """The decoded body in pieces of some 60 KB."""
@@ -225,28 +230,38 @@ class Part:
             return
         boundary = self._value("content-type")
         mark = (boundary.plain.get("boundary") or boundary.extended.get("boundary") or "").encode("latin-1", "replace")
-        if embedded and self.encoding not in encodings.IDENTITY:
-            self.flaw = "an encoded message"  # RFC 2046 5.2.1 forbids it
-        elif not embedded and not mark.strip():
+        coded = self.encoding if embedded and self.encoding not in encodings.IDENTITY else ""
+        if coded:
+            self.flaw = "an encoded message"
+        if coded not in ("", "base64", "quoted-printable"):
+            return
+        if not embedded and not mark.strip():
             self.flaw = "no boundary"
         elif self.depth >= MAX_DEPTH:
             self.flaw = "too deep"
         elif self._budget.parts <= 0:
             self.flaw = multipart.TOO_MANY
+        elif coded and self._budget.decoded < self.size:
+            self.flaw = multipart.TOO_LONG
+        elif coded:
+            self._budget.parts -= 1
+            self._coded, mail = True, canonical(self.decoded())
+            self._budget.decoded -= len(mail)
+            self._add(mail, 0, len(mail), None)
         elif embedded:
             self._budget.parts -= 1
-            self._add(self._body, self._stop, None)
+            self._add(self._raw, self._body, self._stop, None)
         else:
             self._boundary = mark.rstrip(b" ")
             found = multipart.find(self._raw, self._body, self._stop, self._boundary, self._budget)
             for lead, stop in found.parts:
-                self._add(lead[1], stop, lead)
+                self._add(self._raw, lead[1], stop, lead)
             self._first = found.parts[0][0][0] if found.parts else self._body
             self._tail, self._epilogue = found.tail, found.tail[1] if found.tail else self._stop
             self.flaw = self.flaw or found.flaw
 
-    def _add(self, start: int, stop: int, lead: Line | None) -> None:
-        part = Part(self._raw, start, stop, self._budget)
+    def _add(self, raw: Raw, start: int, stop: int, lead: Line | None) -> None:
+        part = Part(raw, start, stop, self._budget)
         part.parent, part._lead = self, lead
         self.parts.append(part)
 
@@ -279,7 +294,7 @@ class Part:
         """raw[body:] is the body from now on; the header stays."""
         self._raw, self._body, self._stop, self._first, self._epilogue = raw, body, len(raw), body, len(raw)
         self._budget, self._apart, self._new, self.flaw = Budget(len(raw)), True, [], ""
-        self._children, self._edited, self._boundary, self._tail = None, False, b"", None
+        self._children, self._edited, self._coded, self._boundary, self._tail = None, False, False, b"", None
         self._keep_boundaries_apart(raw)
 
     def _content_fields(self, texts: list[bytes]) -> list[bytes]:
@@ -458,7 +473,7 @@ class Part:
                 out.new(text if text.endswith(b"\r\n") else text + b"\r\n")
         self._write_content(out)
         view = memoryview(source)
-        return [piece if isinstance(piece, bytes) else view[piece.start : piece.stop] for piece in out.pieces]
+        return [view[piece.start : piece.stop] if isinstance(piece, Span) else piece for piece in out.pieces]
 
     def _write_content(self, out: Layout) -> None:
         """The empty line and the body."""
@@ -471,6 +486,11 @@ class Part:
             self._write_leaf(out)
         elif self._boundary:
             self._write_multipart(out)
+        elif self._coded:
+            mail = Layout(b"")
+            self._children[0].write(mail)
+            pieces = [piece for piece in mail.pieces if not isinstance(piece, Span)]
+            out.new(encodings.encode(b"".join(pieces), self.encoding))
         else:
             for part in self._children:
                 part.write(out)

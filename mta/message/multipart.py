@@ -29,12 +29,14 @@ Line = tuple[int, int]  # from where to where a boundary line reaches, the CRLF 
 
 
 class Budget:
-    """What one mail may still cost to split: parts, and bytes looked at (each line found counts as a thousand)."""
+    """What one mail may still cost to split: parts, bytes looked at (each line found counts as a thousand), and bytes
+    of mails in it that are decoded and kept: base64 in base64 takes three times the mail, other nesting any multiple.
+    """
 
-    __slots__ = ("bytes", "parts")
+    __slots__ = ("bytes", "decoded", "parts")
 
     def __init__(self, size: int) -> None:
-        self.parts, self.bytes = MAX_PARTS, 8 * size + 64_000_000
+        self.parts, self.bytes, self.decoded = MAX_PARTS, 8 * size + 64_000_000, 4 * size
 
 
 class Found(NamedTuple):

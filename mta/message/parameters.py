@@ -155,12 +155,13 @@ def _closed(text: str) -> str:
 def file_name(said: str) -> str:
     """A file name a stranger gave, made harmless: encoded words read, folders and control characters gone, 255 bytes.
 
-    "" if nothing is left. `..\\..\\a.exe` is "a.exe", for a mail program would save it so.
+    "" if nothing is left. `..\\..\\a.exe` is "a.exe", for a mail program would save it so. Windows drops dots
+    and blanks at the end: "a.exe. ." is a program, too.
     """
     name = words.decode(said) if said.isascii() else said
     name = "".join(c if c.isprintable() else " " if c.isspace() else "" for c in name)
-    name = name.replace("\\", "/").rpartition("/")[2].strip(" ")
-    if not name.strip("."):
+    name = name.replace("\\", "/").rpartition("/")[2].lstrip(" ").rstrip(" .")
+    if not name:
         return ""
     octets = name.encode("utf-8", "replace")
     if len(octets) > 255:  # keep the ending: it is what decides how the file is opened

@@ -23,6 +23,7 @@ from mta.net.frames import CallFailed, Frames, Unavailable, frame
 __all__ = ["CallFailed", "Caller", "Unavailable", "answer_all"]
 
 _RETRY = 0.05  # seconds between attempts to connect
+TOGETHER = 1000  # calls of one connection that are answered at a time
 
 
 class _Wire:
@@ -162,19 +163,15 @@ class Caller:
 
 
 def answer_all(
-    sock: gevent.socket.socket,
-    answer: Callable[[str, list[Any]], Any],
-    at_once: Container[str] = (),
-    arrived: bytes = b"",
-    together: int = 1000,
+    sock: gevent.socket.socket, answer: Callable[[str, list[Any]], Any], at_once: Container[str] = ()
 ) -> None:
-    """Answer the calls of one connection until it ends; `arrived` is what was read of it before.
+    """Answer the calls of one connection until it ends.
 
     `answer(word, arguments)` returns the result (JSON) or raises: CallFailed is passed on, an OSError or anything else
-    too, by the name of its class, and the last is logged as a bug. Words in `at_once` must not wait. At most `together`
+    too, by the name of its class, and the last is logged as a bug. Words in `at_once` must not wait. At most TOGETHER
     calls are under way; the rest stays unread.
     """
-    wire, frames, pool = _Wire(sock), Frames(), Pool(together)
+    wire, frames, pool = _Wire(sock), Frames(), Pool(TOGETHER)
 
     def one(number: int, word: str, arguments: list[Any]) -> None:
         try:
@@ -192,15 +189,12 @@ def answer_all(
             pass  # the asker is gone, which the reader notices too
 
     try:
-        while True:
+        while arrived := sock.recv(65536):
             for number, word, arguments in frames.feed(arrived):
                 if word in at_once:
                     one(number, word, arguments)
                 else:
                     pool.spawn(one, number, word, arguments)
-            arrived = sock.recv(65536)
-            if not arrived:
-                break
     except (OSError, ValueError, TypeError):
         pass  # the other side died or talks nonsense: the connection ends
     finally:

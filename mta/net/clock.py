@@ -1,4 +1,6 @@
-"""What time it is. Everything that waits or writes a date asks here, so that a test can move the hands."""
+"""What time it is. Everything that waits or writes a date asks `clock.now()` or `clock.monotonic()`, by these names:
+so a test can move the hands, and asking costs no more than asking the standard library.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +15,13 @@ class Clock:
         self.now, self.monotonic = now, monotonic
 
 
-_clock = Clock()
-
-
-def now() -> float:
-    return _clock.now()
-
-
-def monotonic() -> float:
-    return _clock.monotonic()
-
-
 def replace(clock: Clock) -> Clock:
     """Put another clock in force; the one that was, to put it back."""
-    global _clock
-    old, _clock = _clock, clock
+    global now, monotonic
+    old = Clock(now, monotonic)
+    now, monotonic = clock.now, clock.monotonic
     return old
+
+
+now: Callable[[], float] = time.time
+monotonic: Callable[[], float] = time.monotonic

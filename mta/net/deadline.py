@@ -64,8 +64,8 @@ class Wait:
 class Table:
     """All connections of a process. `tick`: seconds between two looks, so a deadline is late by that much at most."""
 
-    def __init__(self, tick: float = 1.0) -> None:
-        self.tick = tick
+    def __init__(self) -> None:
+        self.tick = 1.0
         self.waits: set[Wait] = set()
         self.timer: Any = None
 

@@ -19,6 +19,13 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
+def why(error: Exception) -> str:
+    """What an error says to people: "/var/lib/mta/spool: Permission denied" instead of Python's "[Errno 13] ..."."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
+
+
 def safe_name(text: str) -> str:
     """`encoded` in lower case: addresses are the same whatever their case."""
     return encoded(text.lower())

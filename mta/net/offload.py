@@ -70,10 +70,11 @@ def pause(seconds: float) -> None:
 
 
 class _Call:
-    __slots__ = ("done", "greenlet", "item", "result")
+    __slots__ = ("done", "greenlet", "item", "others", "result")
 
     def __init__(self, item: Any, greenlet: Any) -> None:
         self.item, self.greenlet = item, greenlet
+        self.others: list[Any] = []  # greenlets whose work was added to the item
         self.done = False
         self.result: Any = None
 
@@ -91,6 +92,7 @@ class Batch(Generic[T]):
         self._turn: list[_Call] = []  # of this loop turn
         self._ending = False  # at the end of this turn they are handed over
         self._later = self._hub.loop.timer(PATIENCE)  # for those that can wait
+        self._open: _Call | None = None  # the last of them, until it is handed over
         self._handed: deque[list[_Call]] = deque()  # loop -> thread
         self._done: deque[list[_Call]] = deque()  # thread -> loop
         self._bell = _allocate_lock()  # released: something was handed over
@@ -117,9 +119,26 @@ class Batch(Generic[T]):
             if not self._ending:
                 self._ending = True
                 self._hub.loop.run_callback(self._hand_over)
-        elif not self._turn:
-            self._later.start(self._hand_over, update=True)
+        else:
+            self._open = call
+            if not self._turn:
+                self._later.start(self._hand_over, update=True)
         self._turn.append(call)
+        return self._wait(call)
+
+    @property
+    def open(self) -> Any:
+        """The patient item that still waits for company, or None: who can, adds to it and calls `along`."""
+        return None if self._open is None else self._open.item
+
+    def along(self) -> Any:
+        """Park until the open item is done, and return or raise its result; who handed it over goes on first."""
+        call = self._open
+        assert call is not None
+        call.others.append(getcurrent())
+        return self._wait(call)
+
+    def _wait(self, call: _Call) -> Any:
         thrown: BaseException | None = None
         while not call.done:
             try:
@@ -147,6 +166,7 @@ class Batch(Generic[T]):
 
     def _hand_over(self) -> None:
         self._ending = False
+        self._open = None
         if self._turn:
             self._later.stop()
             self._handed.append(self._turn)
@@ -169,10 +189,11 @@ class Batch(Generic[T]):
         while self._done:
             for call in self._done.popleft():
                 call.done = True
-                try:
-                    call.greenlet.switch()
-                except BaseException:  # a raw greenlet that died of it: its neighbours must still be woken
-                    self._hub.handle_error(call.greenlet, *sys.exc_info())
+                for greenlet in (call.greenlet, *call.others):
+                    try:
+                        greenlet.switch()
+                    except BaseException:  # a raw greenlet that died of it: its neighbours must still be woken
+                        self._hub.handle_error(greenlet, *sys.exc_info())
 
     # -- in the thread: no gevent, no logging ------------------------------------------------------------------------
 

@@ -293,7 +293,8 @@ class _Kept:
     """The beginning of what a program writes."""
 
     def __init__(self, limit: int) -> None:
-        self._room, self._parts, self.cut = limit, [], False  # type: ignore[var-annotated]
+        self._room, self.cut = limit, False
+        self._parts: list[bytes] = []
 
     def read(self, fd: int) -> None:
         with _Readiness(fd, 1) as ready:

@@ -60,7 +60,7 @@ class Stream:
         "_cipher",
         "_plain",
         "_reads",
-        "_replies",
+        "_said",
         "_sock",
         "_tls",
         "_wait",
@@ -76,7 +76,7 @@ class Stream:
         self._reads: Any = get_hub().loop.io(raw.fileno(), READ)
         self._writes: Any = None
         self._buffer, self._at = b"", 0  # what came and is not used yet: buffer[at:]
-        self._replies: list[bytes] = []
+        self._said = b""  # and is not sent yet
         self._tls: ssl.SSLObject | None = None
         self.ended = False  # the other side has said its last byte
 
@@ -131,6 +131,11 @@ class Stream:
         A line feed alone ends nothing: two servers that disagree on it can be made to see two mails where one was
         sent. After a line that is too long the next call goes on behind it.
         """
+        if not self._buffer:
+            more = self._more()
+            if more.endswith(b"\r\n") and len(more) <= limit and more.find(b"\n") == len(more) - 1:  # nearly always
+                return more[:-2]
+            self._buffer, self._at = more, 0
         while True:
             buffer, at = self._buffer, self._at
             end = buffer.find(b"\n", at)
@@ -189,7 +194,7 @@ class Stream:
 
     def _more(self) -> bytes:
         """Send what is to be sent, then wait for bytes."""
-        if self._replies:
+        if self._said:
             self.flush()
         if self._tls is not None:
             return self._decrypt()
@@ -217,12 +222,12 @@ class Stream:
 
     def say(self, data: bytes) -> None:
         """Send this with everything else that is said before we next wait for the other side."""
-        self._replies.append(data)
+        self._said = self._said + data if self._said else data
 
     def flush(self) -> None:
-        replies, self._replies = self._replies, []
-        if replies:
-            self._write(replies[0] if len(replies) == 1 else b"".join(replies))
+        said, self._said = self._said, b""
+        if said:
+            self._write(said)
 
     def send(self, data: Piece | Sequence[Piece]) -> None:
         """Send everything, after what was said. Raises Gone, TimedOut."""
@@ -238,8 +243,8 @@ class Stream:
     def _write(self, data: Piece) -> None:
         if self._tls is not None:
             self._encrypt(data)
-            return
-        self._write_raw(data)
+        else:
+            self._write_raw(data)
 
     def _write_raw(self, data: Piece) -> None:
         try:
@@ -332,7 +337,22 @@ class Stream:
             if not data:
                 self.ended = True
                 raise Gone("the connection was closed")
-            return data
+            return data if not self._cipher.pending else self._gathered(data)
+
+    def _gathered(self, data: bytes) -> bytes:
+        """With what is here behind it: a record may hold one byte, and whoever is given it keeps fifty for it."""
+        assert self._tls is not None
+        pieces, size = [data], len(data)
+        while self._cipher.pending and size < CHUNK:
+            try:
+                more = self._tls.read(CHUNK)
+            except ssl.SSLError:  # half a record; or what the next read will meet again
+                break
+            if not more:
+                break
+            pieces.append(more)
+            size += len(more)
+        return b"".join(pieces)
 
     def _encrypt(self, data: Piece) -> None:
         assert self._tls is not None
@@ -366,8 +386,8 @@ class Stream:
         if self._sock.fileno() < 0:
             return
         try:
-            if self._replies and not self.ended:
-                self._sock.send(self._sealed(b"".join(self._replies)))
+            if self._said and not self.ended:
+                self._sock.send(self._sealed(self._said))
             elif self._tls is not None:
                 self._sock.send(self._sealed(b""))
         except (OSError, ssl.SSLError):
@@ -377,7 +397,7 @@ class Stream:
         if self._writes is not None:
             self._writes.close()
         self._sock.close()
-        self._buffer, self._replies = b"", []
+        self._buffer = self._said = b""
 
     def _sealed(self, data: bytes) -> bytes:
         """`data` as it goes over the wire, behind it the end of TLS."""
@@ -392,7 +412,7 @@ class Stream:
         return self._plain.read()
 
 
-def connect(address: str, port: int, deadline: float, source: str = "") -> Stream:
+def connect(address: str, port: int, deadline: float) -> Stream:
     """A connection to an IP address (never a name). `deadline` is monotonic. Raises Gone, TimedOut."""
     family = _socket.AF_INET6 if ":" in address else _socket.AF_INET
     sock = _socket.socket(family, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
@@ -400,8 +420,6 @@ def connect(address: str, port: int, deadline: float, source: str = "") -> Strea
     stream.deadline = deadline
     try:
         sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
-        if source:
-            sock.bind((source, 0))
         try:
             sock.connect((address, port))
         except BlockingIOError:

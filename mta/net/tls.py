@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ssl
+import time
+
+SOON = 7 * 86400.0  # a certificate is renewed at least a week before its end; who has not done it wants to know
 
 
 def server_context(certificate: str, key: str) -> ssl.SSLContext:
@@ -17,13 +20,53 @@ def server_context(certificate: str, key: str) -> ssl.SSLContext:
     if key:
         _readable(key, "key")
     try:
-        context.load_cert_chain(certificate, key or None)
+        load(context, certificate, key)
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise ValueError(f"{key or certificate}: this key does not belong to {certificate}") from None
-        which = f"{certificate} or {key}" if key else certificate
-        raise ValueError(f"{which}: not a PEM certificate and its key ({error.reason or error})") from None
+        try:
+            dates(certificate)
+        except ValueError:
+            raise ValueError(f"{certificate}: not a PEM certificate (-----BEGIN CERTIFICATE-----)") from None
+        raise ValueError(f"{key or certificate}: not a PEM private key (-----BEGIN PRIVATE KEY-----)") from None
     return context
+
+
+def load(context: ssl.SSLContext, certificate: str, key: str) -> None:
+    """Both files into a context. Raises ssl.SSLError, OSError, or ValueError for a key with a passphrase."""
+
+    def asked() -> str:  # else OpenSSL would ask whoever has started the server, and wait
+        raise ValueError(
+            f'{key or certificate}: the key has a passphrase; "openssl pkey -in OLD -out NEW" takes it off'
+        )
+
+    context.load_cert_chain(certificate, key or None, asked)
+
+
+def dates(certificate: str) -> tuple[float, float]:
+    """From when until when the first certificate of a PEM file is good, in seconds since 1970. Raises ValueError."""
+    from cryptography import x509  # heavy, and wanted once a start
+
+    with open(certificate, "rb") as file:
+        try:
+            found = x509.load_pem_x509_certificate(file.read())
+        except x509.InvalidVersion as error:
+            raise ValueError(str(error)) from None
+    return found.not_valid_before_utc.timestamp(), found.not_valid_after_utc.timestamp()
+
+
+def ageing(certificate: str, now: float) -> str | None:
+    """What its dates say against it now: not yet good, expired, or soon to be; None: nothing. Raises ValueError."""
+    since, until = dates(certificate)
+    if now < since:
+        return f"is good only from {_day(since)}"
+    if now >= until:
+        return f"expired on {_day(until)}"
+    return f"expires on {_day(until)}" if until - now < SOON else None
+
+
+def _day(when: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(when))
 
 
 def client_context() -> ssl.SSLContext:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from mta import log
 from mta.message import trace
 from mta.message.envelope import Envelope
-from mta.message.headers import end_of
 from mta.message.message import Message
 from mta.message.reply import Refused, Reply
 from mta.net import clock
@@ -22,14 +21,17 @@ from mta.net.stream import Gone
 from mta.receive import limits, replies
 from mta.receive.content import Content
 from mta.receive.copies import Copies
+from mta.rules.transaction import put
+from mta.rules.words.routing import postponed
 from mta.spool.spool import Body, Mail
 
 if TYPE_CHECKING:
     from mta.receive.judge import Said
     from mta.receive.session import Session
-    from mta.rules.folders import Scope
+    from mta.rules.engine.folders import Scope
 
 PIECE = 1 << 20  # bytes handed to a body file at once
+SMALL = 512  # bytes of a chunk that is kept together with its neighbours
 
 
 class Arrival:
@@ -41,7 +43,7 @@ class Arrival:
         self.began = session.now
         self.refused: Refused | None = None  # what the client will hear at the end of the mail
         self.size = self.held = 0
-        self.chunks: list[bytes] = []  # what is not in the file
+        self.chunks: list[bytes | bytearray] = []  # what is not in the file
         self.waiting = 0  # bytes in chunks
         self.file: Body | None = None
 
@@ -88,7 +90,12 @@ class Arrival:
             raise Refused(replies.BUSY, "smtp.memory is used up")
         budget.held += len(piece)
         self.held += len(piece)
-        self.chunks.append(piece)
+        if not self.chunks or len(piece) > SMALL:
+            self.chunks.append(piece)
+        elif type(self.chunks[-1]) is bytearray:  # each for itself would take fifty bytes more than it says
+            self.chunks[-1] += piece
+        else:
+            self.chunks.append(bytearray(piece))
         self.waiting += len(piece)
         if self.size > self.door.settings.spool.large and (self.file is None or self.waiting >= PIECE):
             self.write()
@@ -116,16 +123,17 @@ class Arrival:
             message = self.file.finish()
         else:
             message = Message(b"".join(self.chunks))
-        raw = message.raw
-        head = raw if len(raw) <= limits.MAX_HEADER else raw[: limits.MAX_HEADER + 4]
-        limits.header(raw, end_of(head)[0], self.door.settings.smtp.max_received)
+        limits.header(message.raw, message.header_size, self.door.settings.smtp.max_received)
         envelope.arrived = envelope.next_try = clock.now()
         return message
 
     def sign(self, envelope: Envelope, message: Message) -> None:
-        """Our Received field, on top (RFC 5321 4.4)."""
+        """Our Received field, on top (RFC 5321 4.4), and what rules wanted in the header before it was here."""
         only = envelope.recipients[0].address if len(envelope.recipients) == 1 else None
         message.headers.prepend_raw(trace.received(self.session.passage, envelope.id, only, envelope.arrived))
+        early = self.session.judge.early
+        if early:
+            put(early, message.headers)
 
     # -- ask and keep -----------------------------------------------------------------------------------------------
 
@@ -144,14 +152,16 @@ class Arrival:
         fate = judge.fated
         if not self.decide(envelope, fate, scope):
             self.report("discarded", envelope, fate, None)
-            return said or replies.DISCARDED
+            return said or replies.kept(envelope.id)
         envelope.vars = judge.vars
         if judge.mail is not None and judge.mail.ways is not None:
             judge.mail.ways.write(envelope, envelope.arrived)
         self.door.spool.commit(add=[Mail(envelope, message)])
         self.file = None  # the spool's now
-        reply = said if said is not None and said.positive else Reply(250, "2.0.0", f"Kept as {envelope.id}")
+        reply = said if said is not None and said.positive else replies.kept(envelope.id)
         self.report("accepted", envelope, fate, reply)
+        if judge.mail is not None and judge.mail.ways is not None:
+            postponed(envelope, judge.mail.ways.held(envelope.recipients, envelope.arrived), session.id)
         return reply
 
     def decide(self, envelope: Envelope, fate: Said | None, scope: Scope) -> bool:
@@ -176,7 +186,7 @@ class Arrival:
             origin=envelope.origin or None,
             client=client.ip,
             helo=client.helo,
-            sender=f"<{envelope.sender}>",
+            sender=envelope.sender.shown,
             recipients=[str(recipient.address) for recipient in envelope.recipients],
             size=self.size,
             tls=client.tls,
@@ -184,6 +194,7 @@ class Arrival:
             stage=fate.stage if fate is not None else None,
             rule=fate.verdict.rule if fate is not None else None,
             where=fate.verdict.where if fate is not None else None,
+            held=envelope.held or None,
             reply=str(reply) if reply is not None else None,
             ms=round((clock.monotonic() - self.began) * 1000, 1),
         )

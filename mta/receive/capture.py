@@ -1,297 +1,38 @@
 """Sessions written down as they go, for `mta replay`: one JSON file each, if [capture] says so.
 
-A door that captures has a `Capture`. Each new session is shown to it once; one that is chosen gets a door, a judge and
-a stream that note what passes through, so that sessions which are not captured pay nothing.
+A door that captures has a `Capture`. Each new session is shown to it once; one that is chosen is listened to
+(session_record.py has the format), and what postq and delivery decide later stands beside it (queue_record.py).
 
-    session     its id             began, ended    seconds since 1970      server, listener, client   who spoke to whom
-    rules       the versions of the rules that spoke                       services   the names rules could ask
-    transcript  in order: ["C", line] ["S", reply] ["M", number of the mail] ["TLS", version]
-                ["BAD", reply, close] a line that was none, ["EARLY"] spoke before the greeting, ["LOST", how]
-    mails       contents, without dot stuffing; null: none that could be read
-    domains, mailboxes   what the server knew of them
-    verdicts    of every stage: what the rules said, who said it, and `asked`: what they asked (rules/recording.py)
-
-All text of the other side is latin-1: bytes in disguise. Files are made in a thread, under a temporary name first; when
-the disk is full, or too slow, captures are lost and counted, and mail goes on.
+Files are made in a thread, under a temporary name first; when the disk is full, or too slow, captures are lost and
+counted, and mail goes on.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
-import re
 import secrets
-from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from mta import log
 from mta import settings as settings_of
-from mta.message.address import Address
-from mta.message.headers import end_of
-from mta.message.reply import Refused
 from mta.net import clock, offload
-from mta.receive.content import Content
+from mta.receive import queue_record
 from mta.receive.door import trusts
-from mta.receive.judge import Judge
-from mta.rules.recording import noting
-from mta.rules.verdict import NEXT, STAGES, Verdict
+from mta.receive.queue_record import Heard, Listening
+from mta.receive.redaction import redacted
+from mta.receive.session_record import Record, Watched, hear
 
 if TYPE_CHECKING:
     from mta.receive.session import Session
-    from mta.rules.engine import Rules
-    from mta.rules.transaction import Transaction
 
-FORMAT = "mta capture 1"
 OPEN = 64  # sessions of a worker captured at once
 WRITING = 16  # files of a worker under way at once
 LINES = 10_000  # of a transcript; a session that says more is not captured
 QUIET = 60.0  # seconds between two complaints
-ALL = frozenset(STAGES)
-
-_ADDRESS = re.compile(r'("[^"\r\n@]{1,64}"|[\w.!#$%&\'*+/=?^`{|}~-]{1,64})@(?=[A-Za-z0-9\[])')
-
-
-class Record:
-    """One session as it goes. `redacted`: what was left out of it, as in the settings."""
-
-    def __init__(self, session: Session, room: int) -> None:
-        self.session, self.began, self.client = session.id, clock.now(), session.client
-        self.room, self.size = room, 0  # bytes of content it may hold, and has
-        self.server, self.listener = session.door.settings.server.name, session.door.listener
-        self.transcript: list[list[Any]] = []
-        self.contents: list[tuple[bytes, bool]] = []  # as they came over the wire, and whether that is all of it
-        self.domains: dict[str, bool] = {}
-        self.mailboxes: dict[str, bool] = {}
-        self.verdicts: list[dict[str, Any]] = []
-        self.rules: list[str] = []
-        self.services = list(session.door.settings.service)
-
-    def plain(self) -> dict[str, Any]:
-        """The record as values of JSON."""
-        mails = [self._content(*content) for content in self.contents]
-        return {
-            "format": FORMAT,
-            "session": self.session,
-            "began": self.began,
-            "ended": clock.now(),
-            "server": self.server,
-            "listener": self.listener.kind,
-            "client": msgspec.to_builtins(self.client),
-            "redacted": "none",
-            "rules": self.rules,
-            "services": self.services,
-            "transcript": self.transcript,
-            "mails": mails,
-            "whole": [whole for _, whole in self.contents],
-            "domains": self.domains,
-            "mailboxes": self.mailboxes,
-            "verdicts": self.verdicts,
-        }
-
-    def _content(self, wire: bytes, whole: bool) -> str | None:
-        try:
-            content, _ = Content(1 << 40, self.listener.newlines == "repair").feed(wire)
-        except Refused:
-            return None
-        return (content if whole else _header(content)).decode("latin-1")
-
-    def said(self) -> set[str]:
-        """The verdicts of this session, of rules and of the server itself."""
-        kinds = {entry["kind"] for entry in self.verdicts} - {"next"}
-        content = False
-        for kind, *rest in self.transcript:
-            if kind == "S" and rest[0][:1] in "45":
-                kinds.add("deny" if rest[0][0] == "5" else "defer")
-            elif kind == "S" and content and rest[0][:1] == "2":
-                kinds.add("accept")
-            content = kind == "M"
-        return kinds
-
-
-def _header(content: bytes) -> bytes:
-    return content[: end_of(content)[0]] + b"\r\n"
-
-
-class Watched:
-    """Rules that are heard. They seem to have rules at every stage, so that they are always asked."""
-
-    def __init__(self, rules: Rules, record: Record, domains: Any = None) -> None:
-        self._rules, self._record, self._domains = rules, record, domains
-        self.stages = ALL
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._rules, name)
-
-    def stages_of(self, file: str) -> frozenset[str]:
-        return ALL
-
-    def run(self, stage: str, tx: Transaction) -> Verdict:
-        asked: list[Any] = []
-        recipient = str(tx.recipient) if tx.recipient is not None and stage == "rcpt" else ""
-        recipients = [str(one) for one in tx.recipients] if stage not in ("mail", "rcpt") else []
-        if recipient and tx.recipient is not None:
-            self._know(tx.recipient)
-        verdict = NEXT
-        if stage in self._rules.stages_of(tx.file):
-            with noting(asked):
-                verdict = self._rules.run(stage, tx)
-        version = tx.rules.version if tx.rules is not None else self._rules.version
-        if version not in self._record.rules:
-            self._record.rules.append(version)
-        entry = {
-            "stage": stage,
-            "mail": tx.mail_id,
-            "origin": tx.origin,
-            "recipient": recipient,
-            "recipients": recipients,
-            "file": tx.file,
-            "kind": verdict.kind,
-            "reply": str(verdict.reply) if verdict.reply is not None else "",
-            "folder": verdict.folder,
-            "rule": verdict.rule,
-            "where": verdict.where,
-            "failed": verdict.failed,
-            "relay": tx.relay,
-            "asked": asked,
-        }
-        self._record.verdicts.append({name: value for name, value in entry.items() if value or name == "kind"})
-        return verdict
-
-    def _know(self, recipient: Address) -> None:
-        """What the server knows of a recipient, though a rule may refuse it before anybody asks."""
-        try:
-            if self._domains is not None and self._domains.find(recipient.domain) is not None:
-                self._domains.knows(recipient)
-        except Refused:
-            pass
-
-
-class _Domains:
-    """Domains that are heard."""
-
-    def __init__(self, real: Any, record: Record) -> None:
-        self._real, self._record = real, record
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._real, name)
-
-    def find(self, domain: str) -> Any:
-        found = self._real.find(domain)
-        self._record.domains[domain] = found is not None
-        return found
-
-    def knows(self, address: Any) -> bool:
-        known: bool = self._real.knows(address)
-        self._record.mailboxes[str(address)] = known
-        return known
-
-
-class _Door:
-    """The door of a captured session."""
-
-    def __init__(self, door: Any, record: Record) -> None:
-        self._door, self._record = door, record
-        self._watched: tuple[Any, Watched] | None = None
-        self.domains = _Domains(door.domains, record)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._door, name)
-
-    def rules(self) -> Any:
-        rules = self._door.rules()
-        if self._watched is None or self._watched[0] is not rules:
-            self._watched = rules, Watched(rules, self._record, self.domains)
-        return self._watched[1]
-
-
-class Tap:
-    """A session's stream; what is said on it is noted. `done` is called when it is closed."""
-
-    def __init__(self, stream: Any, record: Record, done: Callable[[Record], None]) -> None:
-        self._stream, self._record, self._done = stream, record, done
-        self._wire: list[bytes] = []
-        self._whole, self._secret = True, False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    @property
-    def deadline(self) -> float:
-        return float(self._stream.deadline)
-
-    @deadline.setter
-    def deadline(self, at: float) -> None:
-        self._stream.deadline = at
-
-    def note(self, *what: Any) -> None:
-        if self._wire:
-            self._record.transcript.append(["M", len(self._record.contents)])
-            self._record.contents.append((b"".join(self._wire), self._whole))
-            self._wire, self._whole = [], True
-        self._record.transcript.append(list(what))
-
-    def line(self, limit: int) -> bytes:
-        try:
-            line: bytes = self._stream.line(limit)
-        except Refused as refused:
-            self.note("BAD", str(refused.reply), refused.reply.close)
-            raise
-        except Exception as error:
-            self.note("LOST", str(error) or type(error).__name__)
-            raise
-        text = line.decode("latin-1")
-        if self._secret:
-            text = "*"
-        elif text[:5].upper() == "AUTH ":  # what follows it, here or in the next lines, is nobody's business
-            text = " ".join([*text.split(" ")[:2], "*"])
-        self.note("C", text)
-        return line
-
-    def chunk(self) -> bytes:
-        piece: bytes = self._stream.chunk()
-        record = self._record
-        if record.size < record.room:
-            self._wire.append(piece)
-        else:
-            self._whole = False
-        record.size += len(piece)
-        return piece
-
-    def unread(self, rest: bytes) -> None:
-        if rest and self._wire and self._whole:
-            self._wire[-1] = self._wire[-1][: -len(rest)]
-        self._stream.unread(rest)
-
-    def say(self, data: bytes) -> None:
-        self._said(data)
-        self._stream.say(data)
-
-    def send(self, data: bytes) -> None:
-        self._said(data)
-        self._stream.send(data)
-
-    def _said(self, data: bytes) -> None:
-        self._secret = data.startswith(b"334")
-        self.note("S", data.decode("utf-8", "replace").rstrip("\r\n"))
-
-    def spoke(self) -> bool:
-        spoke = bool(self._stream.spoke())
-        if spoke:
-            self.note("EARLY")
-        return spoke
-
-    def start_tls(self, context: Any, server_side: bool, hostname: str | None = None) -> None:
-        self._stream.start_tls(context, server_side, hostname)
-        self.note("TLS", self._stream.tls)
-
-    def close(self) -> None:
-        self._stream.close()
-        if self._done is not None:
-            done, self._done = self._done, None  # type: ignore[assignment]
-            done(self._record)
 
 
 class Capture:
@@ -303,6 +44,7 @@ class Capture:
         self._open = self._writing = 0
         self._secret = secrets.token_bytes(16)
         self._lost, self._complained = 0, float("-inf")
+        self.queue = Listening(Watched, self._add)
 
     def begin(self, session: Session) -> None:
         """A session begins. If it is to be captured, it is heard from now on."""
@@ -313,6 +55,7 @@ class Capture:
         try:
             hear(session, Record(session, self.settings.size), self._finish)
             self._open += 1
+            self.queue.begin(session.id)
         except Exception as error:  # a client must not notice
             log.bug(error, session=session.id)
 
@@ -320,24 +63,53 @@ class Capture:
         self._open -= 1
         wanted = self.settings.verdicts
         if (wanted and not record.said().intersection(wanted)) or len(record.transcript) > LINES:
+            self.queue.drop(record.session)
             return
         if self._writing >= WRITING:
+            self.queue.drop(record.session)
             self._complain("the disk is too slow")
             return
         self._writing += 1
         offload.background(self._write, record)
 
     def _write(self, record: Record) -> None:
+        file = ""
         try:
             file = offload.run(self._file, record)
-            if file:
-                log.event("captured", session=record.session, file=file)
         except OSError as error:
             self._complain(error.strerror or str(error))
         except Exception as error:
             log.bug(error, session=record.session)
         finally:
             self._writing -= 1
+        if file:
+            log.event("captured", session=record.session, file=file)
+            self.queue.written(record.session, file)
+        else:
+            self.queue.drop(record.session)
+
+    def _add(self, heard: Heard) -> None:
+        """The queue has said something."""
+        if self._writing >= WRITING:
+            heard.verdicts.clear()
+            self._complain("the disk is too slow")
+            return
+        self._writing += 1
+        heard.writing = True
+        offload.background(self._write_queue, heard)
+
+    def _write_queue(self, heard: Heard) -> None:
+        try:
+            while heard.verdicts:
+                said, heard.verdicts = heard.verdicts, []
+                offload.run(self._lines, queue_record.beside(heard.file), said)
+        except OSError as error:
+            self._complain(error.strerror or str(error))
+        except Exception as error:
+            log.bug(error, session=heard.session)
+        finally:
+            self._writing -= 1
+            heard.writing = False
 
     def _complain(self, reason: str) -> None:
         self._lost += 1
@@ -352,71 +124,36 @@ class Capture:
         """Write the file; its name, or "" when the folder is full. Raises OSError."""
         folder = self.settings.path
         try:
-            if len(os.listdir(folder)) >= self.settings.files:
+            if sum(name.endswith(".json") for name in os.listdir(folder)) >= self.settings.files:
                 return ""
         except FileNotFoundError:
             os.makedirs(folder, 0o700, exist_ok=True)
         text = msgspec.json.encode(redacted(record.plain(), self.settings.redact, self._secret))
         name, new = os.path.join(folder, f"{record.session}.json"), os.path.join(folder, f".{record.session}.new")
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            try:
-                while text:
-                    text = text[os.write(fd, text) :]
-            finally:
-                os.close(fd)
+            _put(new, text, os.O_EXCL)
             os.rename(new, name)
         except OSError:
-            os.unlink(new)
+            with suppress(OSError):
+                os.unlink(new)
             raise
         return name
 
-
-def hear(session: Session, record: Record, done: Callable[[Record], None]) -> None:
-    """From now on this session is noted in `record`; `done` is called with it at the end."""
-    door: Any = _Door(session.door, record)
-
-    def ended(record: Record) -> None:
-        record.client = session.client  # who it turned out to be
-        done(record)
-
-    tap: Any = Tap(session.stream, record, ended)
-    session.judge = Judge(door)
-    session.door, session.stream = door, tap
+    def _lines(self, file: str, said: list[dict[str, Any]]) -> None:
+        """Add what the queue said. Raises OSError."""
+        bare: dict[str, Any] = {"mails": [], "transcript": [], "client": {}, "verdicts": said}
+        told = redacted(bare, self.settings.redact, self._secret)["verdicts"]
+        _put(file, b"".join(msgspec.json.encode(one) + b"\n" for one in told), os.O_APPEND)
 
 
-def redacted(record: dict[str, Any], level: str, secret: bytes) -> dict[str, Any]:
-    """The record without what nobody is to read. A local part has the same pseudonym wherever it stands."""
-    if level == "none":
-        return record
-    if level == "body":
-        mails = record["mails"]
-        bare = [None if mail is None else _header(mail.encode("latin-1")).decode("latin-1") for mail in mails]
-        record = {**record, "mails": bare, "whole": [False] * len(bare)}
-    client = record["client"]
-    if "@" not in client.get("user", "@"):
-        record = {**record, "client": {**client, "user": _pseudonym(client["user"], secret)}}
-
-    def stand_in(found: re.Match[str]) -> str:
-        return _pseudonym(found[1].strip('"'), secret) + "@"
-
-    def without(value: Any) -> Any:
-        if isinstance(value, str):
-            return _ADDRESS.sub(stand_in, value) if "@" in value else value
-        if isinstance(value, dict):
-            return {without(key): without(one) for key, one in value.items()}
-        if isinstance(value, list | tuple):
-            return [without(one) for one in value]
-        return value
-
-    made: dict[str, Any] = without(record)
-    return {**made, "redacted": level}
-
-
-def _pseudonym(local_part: str, secret: bytes) -> str:
-    if local_part.lower() in ("postmaster", "abuse"):  # names of an office
-        return local_part
-    return "x" + hashlib.blake2s(local_part.lower().encode("utf-8", "replace"), key=secret, digest_size=5).hexdigest()
+def _put(file: str, text: bytes, how: int) -> None:
+    """Write it into a file of ours. Raises OSError."""
+    fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | how, 0o600)
+    try:
+        while text:
+            text = text[os.write(fd, text) :]
+    finally:
+        os.close(fd)
 
 
 def made_for(settings: settings_of.Settings) -> Capture | None:

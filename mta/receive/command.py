@@ -15,6 +15,7 @@ HTTP = frozenset({"GET", "POST", "PUT", "HEAD", "OPTIONS", "DELETE", "CONNECT", 
 _PLAIN = re.compile(r'(?:FROM|TO):<([^"<>\\ ]+)>', re.I)
 _PATH = re.compile(r'<((?:[^"<>\\]|"(?:[^"\\]|\\.)*")*)>')
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~]+))?")  # RFC 5321 4.1.2, esmtp-param
+_XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})+")  # RFC 3461 4
 _DIGITS = re.compile(r"[0-9]{1,20}")  # RFC 1870 3: more cannot be meant
 
 
@@ -60,9 +61,9 @@ def helo(rest: str) -> str:
     return rest
 
 
-def mail(rest: str) -> Mail:
-    """MAIL's argument: FROM:<path> [parameters]. Raises Refused."""
-    text, parameters = _argument(rest, "FROM:", "MAIL FROM:<address>")
+def mail(rest: str, loose: bool = False) -> Mail:
+    """MAIL's argument: FROM:<path> [parameters]; `loose`: perhaps a blank before the path. Raises Refused."""
+    text, parameters = _argument(rest, "FROM:", "MAIL FROM:<address>", loose)
     sender = address.parse(text) if text else NULL
     if not parameters:
         return Mail(sender)
@@ -76,14 +77,17 @@ def mail(rest: str) -> Mail:
             body = (value or "").upper()
             if body not in ("7BIT", "8BITMIME"):
                 raise Refused("501 5.5.4 BODY is 7BIT or 8BITMIME")
+        elif name == "AUTH":  # RFC 4954 5: who else vouches for the mail is nothing we believe, or tell others
+            if value is None or not _XTEXT.fullmatch(value):
+                raise Refused("501 5.5.4 AUTH is an address as xtext, or <>")
         else:
             raise Refused(f"555 5.5.4 The parameter {name} is not offered here")
     return Mail(sender, size, body)
 
 
-def rcpt(rest: str) -> Address:
+def rcpt(rest: str, loose: bool = False) -> Address:
     """RCPT's argument: TO:<path>. A bare <Postmaster> (RFC 5321 4.1.1.3) has no domain. Raises Refused."""
-    text, parameters = _argument(rest, "TO:", "RCPT TO:<address>")
+    text, parameters = _argument(rest, "TO:", "RCPT TO:<address>", loose)
     if not text:
         raise Refused("501 5.1.3 A mail needs a recipient")
     for name in _parameters(parameters):
@@ -93,8 +97,10 @@ def rcpt(rest: str) -> Address:
     return address.parse(text)
 
 
-def _argument(rest: str, word: str, shape: str) -> tuple[str, str]:
+def _argument(rest: str, word: str, shape: str, loose: bool) -> tuple[str, str]:
     """(what stands between the brackets, the parameters)."""
+    if loose:
+        rest = rest[: len(word)] + rest[len(word) :].lstrip(" ")
     plain = _PLAIN.fullmatch(rest)
     if plain and rest[: len(word)].upper() == word:
         return plain[1], ""

@@ -25,7 +25,8 @@ from mta.message.reply import Reply
 from mta.net.stream import Gone
 from mta.receive import replies
 from mta.receive.judge import Judged, Said
-from mta.rules.folders import Scope
+from mta.rules.engine.folders import Scope
+from mta.rules.words.routing import Hold, postponed
 from mta.spool.spool import Mail
 
 if TYPE_CHECKING:
@@ -33,14 +34,15 @@ if TYPE_CHECKING:
 
 
 class Copy(NamedTuple):
-    """One copy as preq left it. `no`: its rules denied it; `said`: the words of their yes."""
+    """One copy as preq left it. `no`: its rules denied it; `said`: the words of their yes; `held`: who waits."""
 
     envelope: Envelope
     message: Message
     scope: Scope
     fate: Said | None
-    said: Reply | None = None
-    no: Judged | None = None
+    said: Reply | None
+    no: Judged | None
+    held: dict[Hold, list[Recipient]]
 
 
 class Copies:
@@ -55,26 +57,26 @@ class Copies:
         copies = self.ask()
         if self.session.stream.reset:
             raise Gone("the connection was reset")
-        denied = [copy for copy in copies if copy.no is not None]
-        if denied and (len(denied) == len(copies) or not all(copy.envelope.sender for copy in denied)):
-            assert denied[0].no is not None
-            raise denied[0].no
+        denied = [(copy, copy.no) for copy in copies if copy.no is not None]
+        if denied and (len(denied) == len(copies) or not all(copy.envelope.sender for copy, _ in denied)):
+            raise denied[0][1]
         taken = [copy for copy in copies if copy.no is None]
         kept = [copy for copy in taken if self.arrival.decide(copy.envelope, copy.fate, copy.scope)]
-        bounces = [self.bounce(copy) for copy in denied]
+        bounces = [self.bounce(copy, no.reply) for copy, no in denied]
         if kept or bounces:
             self.arrival.door.spool.commit(add=[Mail(copy.envelope, copy.message) for copy in kept] + bounces)
             self.arrival.file = None  # the spool's now
         reply = next((copy.said for copy in kept if copy.said is not None and copy.said.positive), None)
-        if reply is None and kept:
-            reply = Reply(250, "2.0.0", f"Kept as {' '.join(copy.envelope.id for copy in kept)}")
+        reply = reply or replies.kept(*(copy.envelope.id for copy in kept or taken))
         stored = {copy.envelope.id for copy in kept}
         for copy in taken:
             here = copy.envelope.id in stored
             self.arrival.report("accepted" if here else "discarded", copy.envelope, copy.fate, reply if here else None)
-        for copy, mail in zip(denied, bounces, strict=True):
-            self.told(copy, mail.envelope.id)
-        return reply or replies.DISCARDED
+            if here:
+                postponed(copy.envelope, copy.held, self.session.id)
+        for (copy, no), mail in zip(denied, bounces, strict=True):
+            self.told(copy.envelope, no, mail.envelope.id)
+        return reply
 
     # -- preq ---------------------------------------------------------------------------------------------------------
 
@@ -102,20 +104,22 @@ class Copies:
         if known is not None:
             judge.mail = known.copy(envelope.id, [recipient.address for recipient in recipients])
             judge.mail.message = message
+        held: dict[Hold, list[Recipient]] = {}
         try:
             said = session.ask("preq")
         except Judged as no:
             if no.reply.temporary:
                 raise
-            return Copy(envelope, message, scope, None, no=no)
+            return Copy(envelope, message, scope, None, None, no, held)
         finally:
             envelope.vars = judge.vars
             if judge.mail is not None and known is not None:
                 if judge.mail.ways is not None:
                     judge.mail.ways.write(envelope, envelope.arrived)
+                    held = judge.mail.ways.held(envelope.recipients, envelope.arrived)
                 judge.mail.close()
                 judge.mail = known
-        return Copy(envelope, message, scope, judge.fated, said)
+        return Copy(envelope, message, scope, judge.fated, said, None, held)
 
     def number(self) -> str:
         self.session.numbers += 1
@@ -123,23 +127,17 @@ class Copies:
 
     # -- what was denied ----------------------------------------------------------------------------------------------
 
-    def bounce(self, copy: Copy) -> Mail:
+    def bounce(self, copy: Copy, reply: Reply) -> Mail:
         """The mail that tells the sender which recipients do not get it, and why."""
         envelope, settings, id = copy.envelope, self.arrival.door.settings, self.number()
-        failures = [Failure(recipient, self.reply(copy)) for recipient in envelope.recipients]
+        failures = [Failure(recipient, reply) for recipient in envelope.recipients]
         about = bounce.make(envelope, copy.message, failures, server=settings.server.name, id=id, now=envelope.arrived)
         ours = self.arrival.door.domains.find(envelope.sender.domain) is not None
         own = bounce.envelope_of(envelope, id=id, now=envelope.arrived, direction="internal" if ours else "outgoing")
         return Mail(own, about)
 
-    def reply(self, copy: Copy) -> Reply:
-        assert copy.no is not None
-        return copy.no.reply
-
-    def told(self, copy: Copy, bounce: str) -> None:
+    def told(self, envelope: Envelope, no: Judged, bounce: str) -> None:
         """The log's lines about a copy that was denied, as the queue writes them."""
-        envelope, no = copy.envelope, copy.no
-        assert no is not None
         names = [str(recipient.address) for recipient in envelope.recipients]
         for name in names:
             log.event(
@@ -147,10 +145,11 @@ class Copies:
                 session=self.session.id,
                 mail=envelope.id,
                 origin=envelope.origin,
-                sender=str(envelope.sender),
+                sender=envelope.sender.shown,
                 recipient=name,
                 reply=str(no.reply),
+                stage="preq",
                 rule=no.rule,
                 where=no.where,
             )
-        log.event("bounced", mail=envelope.id, bounce=bounce, sender=str(envelope.sender), recipients=names)
+        log.event("bounced", mail=envelope.id, bounce=bounce, sender=envelope.sender.shown, recipients=names)

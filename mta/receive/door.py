@@ -12,13 +12,13 @@ from mta import settings as settings_of
 from mta.domains import Domains
 from mta.message.ids import Ids
 from mta.message.reply import Reply
-from mta.receive import replies
+from mta.receive import replies, sasl
 from mta.receive.limits import Budget
 from mta.spool.spool import Spool
 
 if TYPE_CHECKING:
     from mta.receive.capture import Capture
-    from mta.rules.engine import Rules
+    from mta.rules.engine.engine import Rules
 
 
 class Counts:
@@ -53,25 +53,26 @@ class Door:
         name = settings.server.name
         self.greeting = Reply(220, "", replies.GREETING.text.replace("{name}", name))
         self.helo = Reply(250, "", name)
-        self._ehlo: dict[bool, Reply] = {}
+        self._ehlo: dict[int, Reply] = {}
 
     @property
     def ours_only(self) -> bool:
         """Only our own people may send here (RFC 6409)."""
         return self.listener.kind != "relay"
 
-    def ehlo(self, encrypted: bool) -> Reply:
-        """The answer to EHLO."""
-        starttls = not encrypted and self.tls() is not None
-        if starttls not in self._ehlo:
-            self._ehlo[starttls] = Reply(250, "", "\n".join([self.settings.server.name, *self.offers(encrypted)]))
-        return self._ehlo[starttls]
+    def ehlo(self, encrypted: bool, auth: bool) -> Reply:
+        """The answer to EHLO. `auth`: this client may log in now."""
+        which = 2 if auth else int(not encrypted and self.tls() is not None)
+        if which not in self._ehlo:
+            self._ehlo[which] = Reply(250, "", "\n".join([self.settings.server.name, *self.offers(encrypted, auth)]))
+        return self._ehlo[which]
 
-    def offers(self, encrypted: bool) -> list[str]:
-        """The extensions we have (RFC 5321 4.1.1.1); STARTTLS only while it would help."""
+    def offers(self, encrypted: bool, auth: bool) -> list[str]:
+        """The extensions we have (RFC 5321 4.1.1.1); STARTTLS and AUTH only while they would help."""
         starttls = ["STARTTLS"] if not encrypted and self.tls() is not None else []
+        login = [f"AUTH {' '.join(sasl.MECHANISMS)}"] if auth else []
         size = f"SIZE {self.settings.smtp.max_size}"
-        return ["PIPELINING", size, "8BITMIME", *starttls, "ENHANCEDSTATUSCODES"]
+        return ["PIPELINING", size, "8BITMIME", *starttls, *login, "ENHANCEDSTATUSCODES"]
 
 
 def trusts(networks: list[str]) -> Callable[[str], bool]:

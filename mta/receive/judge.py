@@ -6,9 +6,9 @@ then not asked any more. None of them, nor accept, opens the relay or makes an u
 
 A transaction is made only when a stage has rules: one for the connection, and from it one for each mail.
 
-A mail has one set of rules: main.lua and the file the folders choose for its recipients (rules/folders.py). A recipient
-under other rules than the first one's comes again, if a stranger names it. Our own people's mail is `apart` then: rcpt
-and data ask all files in question, and copies.py makes a mail of its own for each before preq.
+A mail has one set of rules: main.lua and the file the folders choose for its recipients (rules/engine/folders.py). A
+recipient under other rules than the first one's comes again, if a stranger names it. Our own people's mail is `apart`
+then: rcpt and data ask all files in question, and copies.py makes a mail of its own for each before preq.
 """
 
 from __future__ import annotations
@@ -20,16 +20,14 @@ from mta.message.envelope import Client, Recipient
 from mta.message.reply import Refused, Reply
 from mta.receive import replies
 from mta.receive.door import Door
-from mta.rules.envelope_words import taken
-from mta.rules.folders import Scope
-from mta.rules.transaction import Transaction
+from mta.rules.engine.folders import Scope
+from mta.rules.transaction import Early, Transaction
+from mta.rules.verdict import LASTING, Verdict
+from mta.rules.words.envelope import taken
 
 if TYPE_CHECKING:
     from mta.receive.session import Session
-    from mta.rules.engine import Rules
-    from mta.rules.verdict import Verdict
-
-LASTING = ("faccept", "quarantine", "discard")
+    from mta.rules.engine.engine import Rules
 
 
 class Judged(Refused):
@@ -53,6 +51,10 @@ class Origin(NamedTuple):
     standing: Said | None = None
     vars: dict[str, Any] | None = None
     relay: bool = False
+    early: Early = ()
+
+
+NO_ORIGIN = Origin()
 
 
 class Judge:
@@ -68,7 +70,7 @@ class Judge:
         self.rules: Rules = door.rules()
         self.connection: Transaction | None = None
         self.mail: Transaction | None = None
-        self.origin = Origin()
+        self.origin = NO_ORIGIN
         self.standing: Said | None = None
         self.fate: Said | None = None  # said up to MAIL: for the whole mail
         self.fates: dict[str, Said] = {}  # said later: for the recipients under the rules of this file
@@ -97,14 +99,15 @@ class Judge:
     def connected(self) -> None:
         """What was said so far holds for the whole connection."""
         if self.connection is not None:
-            self.origin = Origin(self.standing, dict(self.connection.vars), self.connection.relay)
+            known = self.connection
+            self.origin = Origin(self.standing, dict(known.vars), known.relay, known.early)
 
     def again(self) -> None:
         """Back to what was known after connect."""
         self.standing = self.origin.standing
         self.forget()
         if self.connection is not None:
-            self.connection.again(self.origin.vars or {}, self.origin.relay)
+            self.connection.again(self.origin.vars or {}, self.origin.relay, self.origin.early)
 
     def close(self) -> None:
         self.forget()
@@ -172,6 +175,12 @@ class Judge:
         known = self.mail or self.connection
         return self.origin.relay if known is None else known.relay
 
+    @property
+    def early(self) -> Early:
+        """What rules did to the header before it was there."""
+        known = self.mail or self.connection
+        return self.origin.early if known is None else known.early
+
     # -- which rules ------------------------------------------------------------------------------------------------
 
     def scope(self, session: Session, recipient: Address) -> Scope:
@@ -231,6 +240,7 @@ class Judge:
                 trusted=client.trusted,
             )
             known.vars.update(self.origin.vars or {})
+            known.early = self.origin.early
             if self.origin.relay:
                 known.allow_relay("connect")
         known.client, known.helo, known.user = client, client.helo, client.user

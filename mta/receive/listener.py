@@ -29,7 +29,7 @@ from mta.receive.session import Draining, Session
 from mta.spool.spool import Spool
 
 if TYPE_CHECKING:
-    from mta.rules.engine import Rules
+    from mta.rules.engine.engine import Rules
 
 AT_ONCE = 16  # connections accepted at one wake-up, so that those already here are served too
 IDLE = 200  # greenlets kept for later
@@ -68,6 +68,7 @@ class Receiver:
             raise ValueError(f"listener {listener.address}: submissions needs a certificate (tls = {{ ... }})")
         raw = getattr(sock, "_sock", sock)  # beneath gevent's socket
         raw.setblocking(False)
+        raw.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)  # for its connections: no reply waits for an ACK
         watcher = get_hub().loop.io(raw.fileno(), 1)
         door.capture = self.capture
         self.doors.append(door)
@@ -102,23 +103,22 @@ class Receiver:
                 client.send(reply.wire)
             client.close()
             return
-        client.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)  # a reply never waits for an acknowledgement
         session = Session(door, Stream(client), ip, port)
         if self._idle:
             self._idle.pop().switch(session)
         else:
             gevent.spawn_raw(self._serve, session)
 
-    def _serve(self, session: Session) -> None:
+    def _serve(self, session: Session | None) -> None:
         me, idle, sessions, hub = getcurrent(), self._idle, self.sessions, get_hub()
-        while True:
+        while session is not None:
             sessions.add(session)
             try:
                 session.run()
             except BaseException as error:  # run() promises not to; a greenlet must not end in the loop
                 log.bug(error, session=session.id)
             sessions.discard(session)
-            session = None  # type: ignore[assignment]  # an idle greenlet holds nothing
+            session = None  # an idle greenlet holds nothing
             if len(idle) >= IDLE:
                 return
             idle.append(me)

@@ -10,15 +10,15 @@ stopped everybody after it: so a refusal at connect is the outcome of all of its
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from mta.message import ids
 from mta.message.reply import Refused
 from mta.receive import command
+from mta.rules.verdict import LASTING, REFUSING
 
 Key = tuple[int, int]  # (MAIL command, its RCPT command), from 0; -1: there was none
-LASTING = ("faccept", "quarantine", "discard")
-REFUSING = ("deny", "defer", "reply")
 
 
 class Outcome(NamedTuple):
@@ -87,6 +87,8 @@ class _Reading:
     def read(self) -> dict[Key, Outcome]:
         waiting = ("connect", "")
         for kind, *what in self.transcript:
+            if kind == "C" and waiting[0] == "AUTH":
+                continue  # a further line of the exchange
             if kind == "C":
                 verb, _, rest = what[0].partition(" ")
                 waiting = verb.upper(), rest
@@ -95,6 +97,8 @@ class _Reading:
             elif kind == "BAD":
                 waiting = "bad", ""
             elif kind == "S" and waiting[0]:
+                if what[0].startswith("334"):
+                    continue
                 if not what[0].startswith("354"):
                     self._heard(*waiting, what[0])
                 waiting = "", ""
@@ -111,6 +115,8 @@ class _Reading:
             elif not no:
                 self.blocked = None
                 self.whole = self._lasting(self.whole, lambda verdict: verdict["stage"] in ("connect", "helo"))
+        elif verb == "AUTH" and self.blocked is None:
+            self.whole = self._refused("authenticate", reply) if no else Outcome()
         elif verb == "MAIL":
             self._mail(rest, reply, no)
         elif verb == "RCPT":
@@ -125,7 +131,7 @@ class _Reading:
     def _mail(self, rest: str, reply: str, no: bool) -> None:
         before = self.blocked if self.blocked is not None and self.blocked.stage in ("connect", "helo") else None
         try:
-            self.sender = str(command.mail(rest).sender)
+            self.sender = str(command.mail(rest, loose=True).sender)
         except Refused:
             self.sender = rest
         self.mails, self.recipients, self.taken = self.mails + 1, -1, []
@@ -150,7 +156,7 @@ class _Reading:
         if self.mails < 0:
             return
         try:
-            recipient = str(command.rcpt(rest))
+            recipient = str(command.rcpt(rest, loose=True))
         except Refused:
             recipient = rest
         self.found.pop((self.mails, -1), None)
@@ -207,7 +213,7 @@ class _Reading:
             found = verdict
         return found
 
-    def _lasting(self, outcome: Outcome, holds: Any) -> Outcome:
+    def _lasting(self, outcome: Outcome, holds: Callable[[dict[str, Any]], bool]) -> Outcome:
         """With the first verdict that holds beyond its stage, if there is one."""
         if outcome.kind != "accept":
             return outcome
@@ -217,7 +223,7 @@ class _Reading:
         return outcome
 
     def _of_mail(self, verdict: dict[str, Any]) -> bool:
-        if verdict["stage"] in ("connect", "helo"):
+        if verdict["stage"] in ("connect", "helo", "authenticate"):
             return True
         return bool(verdict["stage"] == "mail" and verdict.get("mail") == self.id)
 
@@ -231,15 +237,13 @@ class _Reading:
 
     def _of_queue(self, verdict: dict[str, Any], outcome: Outcome, key: Key) -> bool:
         """Said from rcpt on, about this recipient."""
-        stage, mail = verdict["stage"], verdict.get("mail", "")
+        stage = verdict["stage"]
         if stage == "rcpt":
             return verdict["kind"] in LASTING and self._of_file(verdict, key)
-        if stage in ("data", "preq"):
+        if stage in ("data", "preq", "postq", "delivery"):
             here = [v for v in self.verdicts if v["stage"] == stage and self.id in (v.get("mail"), v.get("origin"))]
             named = [v for v in here if outcome.recipient in v.get("recipients", ())]
             return verdict in (named or [v for v in here if v.get("mail") == self.id])
-        if stage in ("postq", "delivery"):
-            return mail == self.id or (verdict.get("origin") == self.id and outcome.recipient in verdict["recipients"])
         return False
 
 

@@ -2,9 +2,10 @@
 
 The session is the server's own (session.py), so what a verdict does is what it would do. Only what is around it is made
 up: the client's lines come from the capture, domains and mailboxes are those it noted, nothing is kept, and the world
-is rules/recorded.py. The result is a record as capture.py makes them, so that both can be compared (outcome.py).
+is rules/trying/recorded.py. The result is a record as capture.py makes them, so that both can be compared (outcome.py).
 
-A client that was refused then has said nothing more; rules that let it in now are asked no further.
+A client that was refused then has said nothing more; rules that let it in now are asked no further. Logins are as they
+were then: the password is in no capture (login_record.py).
 """
 
 from __future__ import annotations
@@ -12,28 +13,31 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from mta import log, settings
 from mta.domains import Domains
-from mta.message.address import Address
-from mta.message.envelope import Client, Envelope
+from mta.message.address import NULL, Address
+from mta.message.envelope import Client, Envelope, Recipient
 from mta.message.message import Message
 from mta.message.reply import Refused, Reply
 from mta.net import clock
 from mta.net.stream import Gone
-from mta.receive.capture import Record, Watched, hear
+from mta.receive import login_record, queue_record
 from mta.receive.door import Counts, Door
 from mta.receive.limits import Budget
 from mta.receive.session import Session
-from mta.rules.recorded import RecordedWorld
+from mta.receive.session_record import Record, Watched, hear
 from mta.rules.transaction import Transaction
+from mta.rules.trying.recorded import RecordedWorld
+from mta.rules.verdict import Verdict
+from mta.rules.words.envelope import taken
 
 if TYPE_CHECKING:
-    from mta.rules.engine import Rules
+    from mta.rules.engine.engine import Rules
 
 ENDLESS = 1 << 50
 _DOT = re.compile(rb"^\.", re.M)
@@ -48,14 +52,19 @@ class Tape:
     def __init__(self, record: dict[str, Any]) -> None:
         self._transcript, self._mails = record["transcript"], record["mails"]
         self._at = 0
+        self._login: list[bytes] = []  # the lines of an exchange under way
         self.tls = ""
 
     def line(self, limit: int) -> bytes:
+        if self._login:
+            return self._login.pop(0)
         while self._at < len(self._transcript):
             kind, *what = self._transcript[self._at]
             self._at += 1
             if kind == "C":
-                return str(what[0]).encode("latin-1")
+                if what[0][:5].upper() == "AUTH ":
+                    self._login, self._at = login_record.lines(self._transcript, self._at)
+                return self._login.pop(0) if self._login else str(what[0]).encode("latin-1")
             if kind == "BAD":
                 raise Refused(Reply.parse(what[0], close=what[1]))
         raise Gone("the capture ends here")
@@ -146,7 +155,8 @@ def notes(record: dict[str, Any]) -> list[Any]:
 
 
 class Player:
-    """Rules, and what they are tried with. `queue`: the stages postq and delivery too, for mails that are taken."""
+    """Rules, and what they are tried with. `queue`: the stages postq and delivery too, for all mails that are taken;
+    else for those the queue had tried when the capture was read."""
 
     def __init__(self, rules: Rules, world: RecordedWorld, given: settings.Settings, *, queue: bool = False) -> None:
         large = dataclasses.replace(given.spool, large=ENDLESS)
@@ -162,7 +172,7 @@ class Player:
         """
         world, spool, made = self._world, _Nowhere(), list[Record]()
         world.turn_to(notes(record), record["began"])
-        rules: Any = self._rules if stages is None else _Only(self._rules, stages)
+        rules: Any = login_record.Said(self._rules if stages is None else _Only(self._rules, stages), record)
         bugs: list[bytes] = []
         sink, level, schedule = log.log.sink, log.log.level, log.log.schedule
         log.log.sink, log.log.level, log.log.schedule = bugs.append, log.LEVELS["error"], None
@@ -171,9 +181,10 @@ class Player:
             session = self._session(record, rules, spool)
             hear(session, Record(session, ENDLESS), made.append)
             session.run()
-            if self._queue:
-                for envelope, message in spool.mails:
-                    self._deliver(Watched(rules, made[0]), envelope, message)
+            tried = [verdict for verdict in record["verdicts"] if verdict["stage"] in queue_record.STAGES]
+            for envelope, message in spool.mails:
+                if self._queue or any(envelope.id == verdict.get("mail") for verdict in tried):
+                    self._deliver(Watched(rules, made[0]), envelope, message, tried)
         finally:
             clock.replace(before)
             log.log.sink, log.log.level, log.log.schedule = sink, level, schedule
@@ -198,30 +209,51 @@ class Player:
         door.trusts = lambda ip: client.trusted
         tape: Any = Tape(record)
         session = Session(door, tape, client.ip, client.port)
-        session.client = msgspec.structs.replace(session.client, name=client.name, user=client.user)
+        later = any(kind == "LOGIN" for kind, *_ in record["transcript"])
+        session.client = msgspec.structs.replace(session.client, name=client.name, user="" if later else client.user)
         return session
 
-    def _deliver(self, rules: Watched, envelope: Envelope, message: Message) -> None:
-        """The rules of the queue, as the courier asks them once."""
+    def _deliver(self, rules: Watched, envelope: Envelope, message: Message, tried: list[dict[str, Any]]) -> None:
+        """The rules of the queue, as the courier asks them once; `tried`: what was said there then."""
         if envelope.held or envelope.accepted:
             return
-        for stage in ("postq", "delivery"):
-            client = envelope.client or Client()
-            tx = Transaction(
-                envelope.id.rpartition(".")[0], client, mail_id=envelope.id, origin=envelope.origin,
-                server=self._settings.server.name, listener=client.listener, trusted=client.trusted,
-            )  # fmt: skip
-            tx.helo, tx.user, tx.sender = client.helo, client.user, envelope.sender
-            tx.recipients = [recipient.address for recipient in envelope.recipients]
-            tx.recipient = tx.recipients[0] if len(tx.recipients) == 1 else None
-            tx.message, tx.vars = message, dict(envelope.vars)
-            try:
-                verdict = rules.run(stage, tx)
-            finally:
-                tx.close()
-            if verdict.kind not in ("next", "accept"):
-                return
-            envelope.vars = tx.vars
+        verdict, tx = self._ask(rules, "postq", envelope, message, envelope.recipients)
+        if verdict.kind not in ("next", "accept"):
+            return
+        envelope.vars = tx.vars
+        if tx.edited:
+            envelope.sender, envelope.recipients = tx.sender or NULL, taken(tx, envelope.recipients)
+        for group in _groups(envelope.recipients, [one["recipients"] for one in tried if one["stage"] == "delivery"]):
+            self._ask(rules, "delivery", envelope, message.copy(), group)
+
+    def _ask(
+        self, rules: Watched, stage: str, envelope: Envelope, message: Message, recipients: Sequence[Recipient]
+    ) -> tuple[Verdict, Transaction]:
+        client = envelope.client or Client()
+        tx = Transaction(
+            envelope.id.rpartition(".")[0], client, mail_id=envelope.id, origin=envelope.origin,
+            server=self._settings.server.name, listener=client.listener, trusted=client.trusted,
+        )  # fmt: skip
+        tx.helo, tx.user, tx.sender = client.helo, client.user, envelope.sender
+        if rules.folders:
+            tx.file = rules.folders.file(envelope.direction, envelope.domain)
+        tx.next([recipient.address for recipient in recipients], message, envelope.vars)
+        try:
+            return rules.run(stage, tx), tx
+        finally:
+            tx.close()
+
+
+def _groups(recipients: Sequence[Recipient], then: list[list[str]]) -> Iterator[list[Recipient]]:
+    """The recipients as they were asked about together then; those nobody asked about, together."""
+    left = list(recipients)
+    for names in then:
+        group = [recipient for recipient in left if str(recipient.address) in names]
+        if group:
+            yield group
+            left = [recipient for recipient in left if recipient not in group]
+    if left:
+        yield left
 
 
 _RECEIVED = re.compile(rb"^Received:[^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*", re.M | re.I)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mta.message.reply import Reply
+from mta.rules.verdict import DENY_LOGIN
 
 GREETING = Reply(220, "", "{name} ESMTP")
 OK = Reply(250, "2.0.0", "Ok")
@@ -13,13 +14,15 @@ RECIPIENT_OK = Reply(250, "2.1.5", "Ok")
 GO_AHEAD = Reply(354, "", "End with <CRLF>.<CRLF>")
 BYE = Reply(221, "2.0.0", "Bye")
 READY = Reply(220, "2.0.0", "Ready for TLS")
+LOGGED_IN = Reply(235, "2.7.0", "Welcome")
 MAYBE = Reply(252, "2.1.5", "Send it, and we shall see")
 HELP = Reply(214, "2.0.0", "EHLO MAIL RCPT DATA RSET NOOP QUIT, as RFC 5321 has them")
-DISCARDED = Reply(250, "2.0.0", "Ok")
+KEPT = Reply(250, "2.0.0", "Kept as {id}")  # also of a mail that rules throw away: its sender is not to know
 
 DENIED = Reply(554, "5.7.1", "Refused")  # a rule that gives no words of its own
 DEFERRED = Reply(451, "4.7.1", "Not now, please try again")
 BUSY = Reply(452, "4.3.1", "Busy with other mail, please try again")
+NOT_LOGGED_IN = DENY_LOGIN
 OTHER_RULES = Reply(452, "4.5.3", "Other rules hold for this recipient; send again for it alone")
 MISTAKE = Reply(451, "4.3.0", "Our mistake, please try again")
 
@@ -27,6 +30,7 @@ EARLY = Reply(554, "5.5.1", "You spoke before your turn", close=True)
 HTTP = Reply(554, "5.5.1", "This is a mail server", close=True)
 NO_CHUNKS = Reply(502, "5.5.1", "CHUNKING is not offered here", close=True)
 TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many errors", close=True)
+TOO_MANY_LOGINS = Reply(421, "4.7.0", "Too many failed logins", close=True)
 TOO_MUCH_JUNK = Reply(421, "4.7.0", "Too many commands without a mail", close=True)
 TOO_MANY_SESSIONS = Reply(421, "4.3.2", "Too many connections, please come again", close=True)
 TIMED_OUT = Reply(421, "4.4.2", "You took too long", close=True)
@@ -43,9 +47,14 @@ def use(given: Mapping[str, str]) -> None:
     own = {name: Reply.parse(given[name.lower()]) for name in OURS if name.lower() in given}
     for name, reply in own.items():
         known = OURS[name]
-        if reply.code // 100 != known.code // 100 or (known.code in (220, 354) and reply.code != known.code):
+        if reply.code // 100 != known.code // 100 or (known.code in (220, 235, 354) and reply.code != known.code):
             raise ValueError(f"[replies] {name.lower()} must be a {known.code}, not {reply.code}")
     globals().update({**OURS, **{name: _closing(reply, OURS[name].close) for name, reply in own.items()}})
+
+
+def kept(*ids: str) -> Reply:
+    """KEPT with the id of the mail, or those of its copies."""
+    return Reply(250, KEPT.enhanced, KEPT.text.replace("{id}", " ".join(ids)))
 
 
 def _closing(reply: Reply, close: bool) -> Reply:

@@ -2,7 +2,7 @@
 
     state       helo   envelope  recipients   legal now (RFC 5321 4.1.4)
     greeted     ""     None      -            EHLO HELO, and at any time: STARTTLS NOOP RSET VRFY EXPN HELP QUIT
-    said hello  set    None      -            MAIL
+    said hello  set    None      -            MAIL, and once AUTH (login.py)
     has sender  set    set       none         RCPT
     has all     set    set       some         RCPT DATA
     barred      -      -         -            QUIT: a rule said no at connect (RFC 5321 3.1)
@@ -13,7 +13,6 @@ the client comes from. A "no" from anyone, us or a rule, is `Refused` and ends i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 import msgspec
@@ -21,17 +20,15 @@ import msgspec
 from mta import log
 from mta.message import ids, trace
 from mta.message.address import Address
-from mta.message.envelope import Client, Envelope, Recipient
+from mta.message.envelope import Client, Envelope
 from mta.message.reply import Refused, Reply
 from mta.net import clock
 from mta.net.deadline import TimedOut
 from mta.net.stream import Gone, Stream
-from mta.receive import command, replies
+from mta.receive import command, login, recipient, replies
 from mta.receive.arrival import Arrival
 from mta.receive.door import Door
 from mta.receive.judge import Judge
-
-_ROUTED = re.compile("[@%!]")
 
 TLS_TIMEOUT = 30.0  # seconds for a handshake: nobody types it by hand
 
@@ -53,9 +50,10 @@ class Session:
         self.stage = "connect"
         self.idle = self.over = self.barred = False
         self.helo = self.passage = ""
-        self.errors = self.junk = self.long_lines = self.mails = self.numbers = 0
+        self.errors = self.junk = self.long_lines = self.mails = self.numbers = self.failed_logins = 0
         # the mail under way
         self.envelope: Envelope | None = None
+        self.sender: Address | None = None  # of the MAIL, or recipient of the RCPT, that is being answered
         self.recipient: Address | None = None
         self.recipients_taken = self.refused_recipients = 0
         if door.capture is not None:
@@ -96,7 +94,7 @@ class Session:
         door, stream = self.door, self.stream
         self.patience(door.settings.smtp.command_timeout)
         self.idle = self.envelope is None
-        self.recipient = None
+        self.sender = self.recipient = None
         try:
             if door.draining and self.idle and not stream.pending:
                 raise Draining
@@ -150,7 +148,8 @@ class Session:
     def patience(self, seconds: float) -> None:
         """From now on the client has so long, and never longer than the session may last."""
         self.now = now = clock.monotonic()
-        self.stream.deadline = now + seconds if now + seconds < self.ends else self.ends
+        until = now + seconds
+        self.stream.deadline = until if until < self.ends else self.ends
 
     # -- rules, and every no ----------------------------------------------------------------------------------------
 
@@ -162,8 +161,10 @@ class Session:
     def refuse(self, refused: Refused) -> Reply:
         """The one way out for every no: log it, count it, say where to ask."""
         reply, envelope = refused.reply, self.envelope
-        mail = envelope.id if envelope is not None else None
+        mail, sender = (envelope.id, envelope.sender) if envelope is not None else (None, self.sender)
         rule, where = getattr(refused, "rule", ""), getattr(refused, "where", "")
+        whole = self.stage in ("data", "preq")  # the mail is refused, not one command or recipient
+        addressed = envelope.recipients if envelope is not None and whole else []
         log.event(
             "refused",
             session=self.id,
@@ -171,8 +172,9 @@ class Session:
             client=self.client.ip,
             helo=self.client.helo,
             stage=self.stage,
-            sender=f"<{envelope.sender}>" if envelope is not None else None,
+            sender=None if sender is None else sender.shown,
             recipient=str(self.recipient) if self.recipient is not None else None,
+            recipients=[str(one.address) for one in addressed] or None,
             reply=str(reply),
             rule=rule,
             where=where,
@@ -232,15 +234,18 @@ class Session:
         self.helo = ""
         encrypted = bool(self.client.tls)
         protocol = ("ESMTPS" if encrypted else "ESMTP") if extended else "SMTP"  # RFC 3848
+        if extended and self.client.user:
+            protocol += "A"
         self.client = msgspec.structs.replace(self.client, helo=name, protocol=protocol)
         said = self.ask("helo")
         self.helo = name
         self.passage = trace.passage(self.client, self.door.settings.server.name)
         if not extended:
             return said or self.door.helo
+        auth = encrypted and login.offered(self)
         if said is None:
-            return self.door.ehlo(encrypted)
-        return Reply(250, "", "\n".join([said.text, *self.door.offers(encrypted)]))
+            return self.door.ehlo(encrypted, auth)
+        return Reply(250, "", "\n".join([said.text, *self.door.offers(encrypted, auth)]))
 
     def starttls(self, rest: str) -> Reply | None:
         self.stage = "starttls"
@@ -276,7 +281,8 @@ class Session:
             raise Refused("530 5.7.0 Say STARTTLS first")
         if door.ours_only and not (client.trusted or client.user):
             raise Refused("530 5.7.0 Authentication is required here")
-        sender, size, body = command.mail(rest)
+        sender, size, body = command.mail(rest, door.listener.paths == "loose")
+        self.sender = sender
         if size > door.settings.smtp.max_size:
             raise Refused(f"552 5.3.4 At most {door.settings.smtp.max_size} bytes")
         if door.budget.full:
@@ -297,62 +303,10 @@ class Session:
             raise Refused("503 5.5.1 Say MAIL first")
         self.stage = "rcpt"
         try:
-            return self.take_recipient(envelope, rest)
+            return recipient.take(self, envelope, rest)
         except Refused:
             self.refused_recipients += 1
             raise
-
-    def take_recipient(self, envelope: Envelope, rest: str) -> Reply:
-        recipients, domains = envelope.recipients, self.door.domains
-        if len(recipients) >= self.door.settings.smtp.max_recipients:  # RFC 5321 4.5.3.1.10: 452, not 552
-            raise Refused("452 4.5.3 Enough recipients; send again for the others")
-        recipient = command.rcpt(rest)
-        if not recipient.domain:
-            recipient = Address("postmaster", domains.first or self.door.settings.server.name.lower())
-        self.recipient, judge = recipient, self.judge
-        scope = judge.scope(self, recipient) if judge.rules.folders else None
-        if scope is not None and not judge.turn_to(scope) and not envelope.ours and judge.fate is None:
-            raise self.elsewhere(recipient)
-        said, relay = judge.ask_recipient(self)
-        taken = judge.rewritten(recipient)
-        self.admit(recipient, relay, taken)
-        self.recipients_taken += 1
-        recipients = envelope.recipients
-        if taken is not None and (not recipients or all(taken != known.address for known in recipients)):
-            recipients.append(Recipient(taken, recipient if taken is not recipient else None))
-            if judge.mail is not None:
-                judge.mail.recipients.append(taken)
-        if scope is None and taken is not recipient:
-            scope = judge.scope(self, recipient)  # else who was asked for would be forgotten
-        if scope is not None:
-            judge.took(scope, recipients)
-        return said or replies.RECIPIENT_OK
-
-    def elsewhere(self, recipient: Address) -> Refused:
-        """The answer to a stranger's recipient whose rules are not those of the first."""
-        if "rcpt" not in self.judge.rules.stages_of(self.judge.file):  # what the server says itself would not change
-            self.admit(recipient, self.judge.relay, recipient)
-        return Refused(replies.OTHER_RULES)
-
-    def admit(self, recipient: Address, relay: bool, taken: Address | None) -> None:
-        """The server's own word on a recipient, which no rule can soften but with relay().
-
-        `taken` is who gets the mail instead where a rule says so: whether the client may ask is judged by what it asked
-        for, whether there is a mailbox by who gets it. A rule may forward to another server.
-        """
-        domains, local = self.door.domains, recipient.local_part
-        relay = relay or self.client.trusted or bool(self.client.user)
-        if domains.find(recipient.domain) is None:
-            if not relay:
-                raise Refused("554 5.7.1 We do not relay for you")
-            return
-        if not local.isalnum():  # nearly every name is
-            if local.startswith("-"):  # to many a program that is handed an address, an option
-                raise Refused("501 5.1.3 That is not a mailbox")
-            if not relay and _ROUTED.search(local) and not domains.lists(recipient):  # victim%elsewhere@us and its kin
-                raise Refused("554 5.7.1 We do not relay for you")
-        if taken is not None and domains.find(taken.domain) is not None and not domains.knows(taken):
-            raise Refused("550 5.1.1 There is no such mailbox")
 
     def data(self, rest: str) -> Reply:
         self.turn()
@@ -404,7 +358,7 @@ class Session:
             return Refused(replies.HTTP, "http")
         if verb == "BDAT":  # what follows is a mail, and must not be run
             return Refused(replies.NO_CHUNKS)
-        if verb in ("AUTH", "TURN", "ATRN", "ETRN"):
+        if verb in ("TURN", "ATRN", "ETRN"):
             return Refused("502 5.5.1 That is not offered here")
         if verb in ("XCLIENT", "XFORWARD"):
             return Refused("550 5.7.1 Not from you")
@@ -415,6 +369,7 @@ COMMANDS: dict[str, Callable[[Session, str], Reply | None]] = {
     "EHLO": Session.ehlo,
     "HELO": Session.helo_,
     "STARTTLS": Session.starttls,
+    "AUTH": login.log_in,
     "MAIL": Session.mail,
     "RCPT": Session.rcpt,
     "DATA": Session.data,

@@ -2,7 +2,7 @@
 
 verdict     reply          at which stages     what the caller does
 next        -              all                 goes on
-accept      2xx, optional  all                 ends the stage
+accept      2xx, optional  all                 ends the stage; at authenticate the only one that logs in
 faccept     2xx, optional  all                 ends this and all later stages
 deny        5xx            all                 refuses; at connect always 554, then only QUIT (RFC 5321 3.1)
 defer       4xx            all                 refuses for now
@@ -19,10 +19,15 @@ from mta.message.reply import Reply
 
 STAGES = ("connect", "helo", "authenticate", "mail", "rcpt", "data", "preq", "postq", "delivery")
 
+LASTING = ("faccept", "quarantine", "discard")  # hold for later stages too
+REFUSING = ("deny", "defer", "reply")
+
 CLASSES = {"accept": "2", "faccept": "2", "deny": "5", "defer": "4", "reply": "45"}
 
 DENY = Reply(550, "5.7.1", "Refused by a rule of this server")
 DENY_CLIENT = Reply(554, "5.7.1", "Your server is not welcome here")
+DENY_LOGIN = Reply(535, "5.7.8", "Wrong name or password")  # RFC 4954 6
+DEFER_LOGIN = Reply(454, "4.7.0", "Nobody can log in now; try again later")
 DEFER = Reply(450, "4.7.1", "Not now, by a rule of this server; try again later")
 BROKEN = Reply(451, "4.3.0", "A rule of this server failed; try again later")
 BROKEN_DENY = Reply(554, "5.3.0", "A rule of this server failed")
@@ -30,7 +35,7 @@ BUSY = Reply(451, "4.3.2", "The rules of this server are busy; try again later")
 
 
 class Verdict(NamedTuple):
-    """`kind` as in the table. `rule` and `where` ("main.lua:12") name who decided; empty when no rule did.
+    """`kind` as in the table. `stage`, `rule` and `where` ("main.lua:12") name who decided; empty when no rule did.
 
     `failed`: not a decision but what `rules.on_error` says when a rule broke.
     """
@@ -41,6 +46,7 @@ class Verdict(NamedTuple):
     rule: str = ""
     where: str = ""
     failed: bool = False
+    stage: str = ""
 
 
 NEXT = Verdict("next")
@@ -64,21 +70,21 @@ def complaint(kind: str, text: str, close: bool = False) -> str | None:
 def read(stage: str, kind: str, text: str | bool, extra: str | bool, rule: str, where: str) -> Verdict:
     """The verdict Lua gave. `text` is False when the rule named no reply; `extra` is close, or the folder."""
     if kind == "quarantine":
-        return Verdict(kind, None, str(extra), rule, where)
+        return Verdict(kind, None, str(extra), rule, where, False, stage)
     reply = Reply.parse(text, close=bool(extra)) if isinstance(text, str) else None
     if kind == "deny":
         if reply is None:
-            default = DENY_CLIENT if stage == "connect" else DENY
+            default = {"connect": DENY_CLIENT, "authenticate": DENY_LOGIN}.get(stage, DENY)
             reply = default.closing() if extra else default
         elif stage == "connect" and reply.code != 554:
             reply = Reply(554, reply.enhanced, reply.text, close=reply.close)
     elif kind == "defer" and reply is None:
-        reply = DEFER.closing() if extra else DEFER
-    return Verdict(kind, reply, "", rule, where)
+        default = DEFER_LOGIN if stage == "authenticate" else DEFER
+        reply = default.closing() if extra else default
+    return Verdict(kind, reply, "", rule, where, False, stage)
 
 
-def failure(on_error: str, rule: str, where: str) -> Verdict:
+def failure(stage: str, on_error: str, rule: str, where: str) -> Verdict:
     """What a broken rule means: `on_error` is defer or deny."""
-    return Verdict(
-        "deny" if on_error == "deny" else "defer", BROKEN_DENY if on_error == "deny" else BROKEN, "", rule, where, True
-    )
+    kind, reply = ("deny", BROKEN_DENY) if on_error == "deny" else ("defer", BROKEN)
+    return Verdict(kind, reply, "", rule, where, True, stage)

@@ -70,28 +70,43 @@ def take(disk: Disk, folder: str, ours: str) -> Recovered | None:
             disk.sync_folder(ours)
             disk.sync_folder(spool)
             recovered = recover(disk, inside)
-        except OSError:
+            sweep(disk, inside, set(recovered.file_of.values()), spool if recovered.harm else "")
+        except BaseException:
             disk.rename(inside, folder)  # somebody may try again
             raise
-        sweep(disk, inside, set(recovered.file_of.values()))
         return recovered
     finally:
         disk.close(lock)
 
 
-def sweep(disk: Disk, folder: str, named: set[str]) -> None:
-    """Remove what died with its process: body files nothing names, and the note of what was in hand."""
+def sweep(disk: Disk, folder: str, named: set[str], spool: str = "") -> None:
+    """Remove what died with its process: body files nothing names, and the note of what was in hand.
+
+    With `spool` the body files are set aside there: a record that was stepped over may have named them.
+    """
     files, folders = disk.listed(folder)
     for inner in folders:
         path = os.path.join(folder, inner)
         if inner != FOLDER:
-            sweep(disk, path, named)
+            sweep(disk, path, named, spool)
             continue
         for name in disk.listed(path)[0]:
-            if name not in named:
+            if name in named:
+                continue
+            if not spool:
                 _unlink(disk, os.path.join(path, name))
+                continue
+            try:
+                disk.rename(os.path.join(path, name), aside(spool, folder, name))
+            except OSError:  # a full disk: no reason to keep the others waiting
+                pass
     if hand.FILE in files:
         _unlink(disk, os.path.join(folder, hand.FILE))
+
+
+def aside(spool: str, folder: str, name: str) -> str:
+    """Where a file of a journal's folder goes in which there may be mails nobody could read: for a person."""
+    return os.path.join(spool, f"damaged-{os.path.basename(folder)}-{name}")
 
 
 def retire(disk: Disk, folder: str) -> None:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from mta.message.envelope import Envelope
 from mta.message.headers import end_of
+from mta.message.layout import Piece
 from mta.message.message import Message, Span
 from mta.net import offload
 from mta.spool.bodies import Bodies, File
@@ -36,12 +37,13 @@ def told(message: Message, bodies: Bodies, buffers: list[Buffer]) -> Content:
         pieces = message.pieces()
         buffers += pieces
         return Content(sum(map(len, pieces)))
-    layout = message.layout()
+    layout = offload.run(message.layout) if message.rewritten else message.layout()
     try:
         if not _body_is_whole(message, layout):
             name = bodies.new_name()
-            offload.run(bodies.store, name, message.pieces())
-            return Content(file=name, layout=[(0, message.size)])
+            pieces = message.pieces(layout)
+            offload.run(bodies.store, name, pieces)
+            return Content(file=name, layout=[(0, sum(map(len, pieces)))])
         if not bodies.synced(file.name):
             offload.run(bodies.sync, file.name)
     except OSError as error:
@@ -58,7 +60,7 @@ def told(message: Message, bodies: Bodies, buffers: list[Buffer]) -> Content:
     return Content(size, file.name, pieces_told)
 
 
-def _body_is_whole(message: Message, layout: list[bytes | Span]) -> bool:
+def _body_is_whole(message: Message, layout: list[Piece]) -> bool:
     """Only the header was changed, so it is worth referring to the file. It could grow too many pieces otherwise."""
     last = layout[-1] if layout else None
     return isinstance(last, Span) and last.stop == len(message.raw) and last.start <= end_of(message.raw)[1]
@@ -71,6 +73,9 @@ def message(content: Content, own: memoryview, bodies: Files) -> Message:
     if not bodies.knows(content.file):
         raise OSError(errno.ENOENT, f"the file {content.file} is missing")
     raw = bodies.disk.view(bodies.path(content.file))
+    size = max((piece[1] for piece in content.layout if not isinstance(piece, int)), default=0)
+    if len(raw) < size:  # half a mail must not be delivered as a whole one
+        raise OSError(errno.EIO, f"the file {content.file} has {len(raw)} bytes of {size}")
     at, layout = 0, list[bytes | Span]()
     for piece in content.layout:
         if isinstance(piece, int):

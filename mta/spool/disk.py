@@ -99,8 +99,13 @@ class Disk:
         return os.pread(fd, size, at)
 
     def sync(self, fd: int) -> None:
-        """Make a file's bytes durable. An error means that they may be lost, and a second try would not tell."""
+        """Make a file's bytes durable. An error means that they may be lost, and a second try would not tell.
+
+        It is an error, too, if somebody has removed the file: it would be gone when we close it.
+        """
         os.fdatasync(fd)
+        if not os.fstat(fd).st_nlink:
+            raise FileNotFoundError(errno.ENOENT, "somebody has removed the file")
 
     def rename(self, old: str, new: str) -> None:
         os.rename(old, new)

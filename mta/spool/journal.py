@@ -72,8 +72,10 @@ class JournalSpool:
             self._writer,
             lambda put, buffers: self._write(Record(put, (), buffers, urgent=False), put, (), ()),
             self._batch.do,
-            self._busy,
+            lambda id: id in self._busy or id in self._dropping,
         )
+        self._adopting = 0
+        self._lasts = False  # there may be mail in our folder that the index does not know
         self._closed = False
 
     # -- commit ------------------------------------------------------------------------------------------------------
@@ -87,6 +89,9 @@ class JournalSpool:
         urgent = bool(settle or drop)
         if self._closed:
             raise Refused(TROUBLE, "the spool is closed")
+        if drop and not add and not settle:
+            self._leave(drop)
+            return
         if not urgent and (not add or self._low()):
             if add:
                 raise Refused(FULL, "the spool: less than spool.min_free is left")
@@ -105,7 +110,7 @@ class JournalSpool:
             )
             if settled.keep:
                 keep.append(settled.envelope.id)
-        gone = [*drop, *self._doubt.difference(p.envelope.id for p in put)] if self._doubt else drop
+        gone = [*drop, *self._doubt.difference(self._busy, [p.envelope.id for p in put])] if self._doubt else drop
         self._write(Record(put, gone, buffers, urgent), put, keep, gone, add)
         for mail in add:
             if not mail.envelope.held and mail.envelope.id in entries:
@@ -125,12 +130,12 @@ class JournalSpool:
             if id in busy:
                 raise ValueError(f"a mail {id} is being added already")
         ids = [p.envelope.id for p in put]
-        ids += drop
+        ids += [id for id in drop if id in self._index.entries]  # what is in doubt may be added again behind this
         for id in ids:
             busy[id] = busy.get(id, 0) + 1
         self._dropping.update(drop)
         try:
-            self._batch.do(record, patient=not put)
+            self._batch.do(record)
         finally:
             for id in ids:
                 left = busy[id] - 1
@@ -143,6 +148,25 @@ class JournalSpool:
                 self._count(record, put, keep, drop)
             elif record.doubt:
                 self._doubt |= added
+            if self._writer.errors:
+                self._tell_errors()
+
+    def _leave(self, ids: Sequence[str]) -> None:
+        """Forget mails. All that leave at about this moment do so in one record, counted by who came first."""
+        batch, dropping, busy = self._batch, self._dropping, self._busy
+        dropping.update(ids)
+        record: Record | None = batch.open
+        if record is not None and not (busy and any(id in busy for id in ids)):  # a change under way lies behind it
+            record.drop += ids
+            batch.along()
+            return
+        record = Record([], [*ids, *self._doubt.difference(busy)] if self._doubt else ids, [], urgent=True)
+        try:
+            batch.do(record, patient=True)
+        finally:
+            dropping.difference_update(record.drop)
+            if record.segment is not None:
+                self._count(record, [], (), record.drop)
             if self._writer.errors:
                 self._tell_errors()
 
@@ -306,7 +330,19 @@ class JournalSpool:
     # -- the dead ----------------------------------------------------------------------------------------------------
 
     def adopt(self, folder: str, guilty: bool = True) -> bool:
-        began, folder = clock.monotonic(), folder.rstrip("/")
+        if self._closed:
+            return False
+        self._adopting += 1
+        try:
+            return self._adopt(folder.rstrip("/"), guilty)
+        except BaseException:
+            self._lasts = True
+            raise
+        finally:
+            self._adopting -= 1
+
+    def _adopt(self, folder: str, guilty: bool) -> bool:
+        began = clock.monotonic()
         found = offload.run(adoption.take, self._disk, folder, self._folder)
         if found is None:
             return False
@@ -354,7 +390,7 @@ class JournalSpool:
                 log.event(
                     "held",
                     mail=envelope.id,
-                    sender=str(envelope.sender),
+                    sender=envelope.sender.shown,
                     recipients=[str(r.address) for r in envelope.recipients],
                     reason=f"{POISON}: in hand when processes died (blame {envelope.deaths:g})",
                 )
@@ -379,6 +415,8 @@ class JournalSpool:
 
     def close(self) -> None:
         """Leases end, and the folder goes if it is empty; else it is there to be adopted. Raises nothing."""
+        while self._adopting and not self._closed:  # its mails lie in our folder, and nobody has counted them yet
+            offload.pause(0.001)
         if self._closed:
             return
         self._keeper.end()
@@ -386,11 +424,12 @@ class JournalSpool:
             return
         self._closed = True
         self._batch.close()
-        while self._busy:  # what the thread has kept is still to be counted
+        while self._busy or self._dropping:  # what the thread has kept is still to be counted
             offload.pause(0.001)
         self._writer.close()
         self._hand.close()
-        if not self._index.entries and all(s.written == s.applied for s in self._segments.order):
+        self._lasts |= any(s.damaged or s.written != s.applied for s in self._segments.order)
+        if not self._index.entries and not self._lasts:
             adoption.retire(self._disk, self._folder)
         else:
             try:

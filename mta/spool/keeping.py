@@ -3,6 +3,7 @@
 Strictly the oldest first, one at a time, by one greenlet that runs only while there is something to do:
 
 1. nothing leans on the oldest segment: the thread reclaims it, and the folder is synced before the next one is touched;
+   one that was found damaged is set aside instead;
 2. something does, but more than half of all closed segments is garbage: its mails are committed again, envelope and
    content. Only when that is durable does the old place count as free. A mail carried for the second time gets a file
    of its own, so that from then on carrying it costs a few hundred bytes;
@@ -21,7 +22,7 @@ from functools import partial
 from mta import log
 from mta.message.reply import Refused
 from mta.net import offload
-from mta.spool import hand, reading, records
+from mta.spool import adoption, hand, reading, records
 from mta.spool.bodies import FOLDER, Bodies
 from mta.spool.disk import Disk
 from mta.spool.index import Entry, Index
@@ -49,9 +50,9 @@ class Keeper:
         writer: Writer,
         write: Write,
         do: Callable[[Callable[[], None]], None],
-        busy: dict[str, int],
+        busy: Callable[[str], bool],
     ) -> None:
-        """`do` runs something in the journal's thread; `busy` are the ids with a commit under way."""
+        """`do` runs something in the journal's thread; `busy` tells whether an id has a commit under way."""
         self.disk, self.index, self.segments, self.bodies, self.writer = disk, index, segments, bodies, writer
         self._write, self._do, self._busy = write, do, busy
         self._running = False
@@ -107,7 +108,10 @@ class Keeper:
             self._running = False
 
     def _reclaim(self, segment: Segment) -> None:
-        self._do(partial(self.writer.reclaim, segment))
+        if segment.damaged:
+            self._do(partial(self._rename, segment.path, self._aside(segment)))
+        else:
+            self._do(partial(self.writer.reclaim, segment))
         self.segments.remove(segment)
         folder = segment.folder
         while folder != self.writer.folder and not any(
@@ -215,7 +219,7 @@ class Keeper:
         for (entry, job), found in zip(some, stored, strict=True):  # nothing waits from here on
             places = self.segments.at(entry.at), self.segments.at(entry.content)
             same = self.index.entries.get(job.id) is entry and places == (job.envelope, job.content)
-            if isinstance(found, OSError) or not same or job.id in self._busy:
+            if isinstance(found, OSError) or not same or self._busy(job.id):
                 continue
             found.envelope.next_try = entry.next_try
             content = found.content
@@ -241,9 +245,7 @@ class Keeper:
         return found
 
     def _set_aside(self, segment: Segment, unreadable: dict[str, str]) -> None:
-        writer = os.path.basename(segment.folder)
-        spool = os.path.dirname(self.writer.folder)
-        aside = os.path.join(spool, f"damaged-{writer}-{segment.name}")
+        writer, aside = os.path.basename(segment.folder), self._aside(segment)
         for id, reason in unreadable.items():
             log.event("spool_damaged", writer=writer, segment=aside, reason=f"{id} is set aside: {reason}")
             entry = self.index.remove(id)
@@ -251,6 +253,9 @@ class Keeper:
                 self.segments.leave(entry)
         self._do(partial(self._rename, segment.path, aside))
         self.segments.remove(segment)
+
+    def _aside(self, segment: Segment) -> str:
+        return adoption.aside(os.path.dirname(self.writer.folder), segment.folder, segment.name)
 
     def _rename(self, old: str, new: str) -> None:
         self.disk.rename(old, new)

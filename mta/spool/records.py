@@ -54,7 +54,7 @@ class Put(msgspec.Struct, omit_defaults=True):
 
 
 class Meta(msgspec.Struct, omit_defaults=True):
-    put: list[Put] = []
+    put: Sequence[Put] = []
     drop: list[str] = []
 
 
@@ -84,23 +84,32 @@ decode_known = msgspec.json.Decoder(KnownMeta).decode
 
 
 class Record:
-    """A commit on its way to the disk. `urgent`: it settles or drops, so it may use the reserve."""
+    """A commit on its way to the disk. `urgent`: it settles or drops, so it may use the reserve.
 
-    __slots__ = ("at", "body", "buffers", "crc", "doubt", "error", "line", "puts", "segment", "size", "urgent")
+    One that only drops may be given more ids until the thread has it, which then seals it.
+    """
+
+    __slots__ = ("at", "body", "buffers", "crc", "doubt", "drop", "error", "line", "puts", "segment", "size", "urgent")
 
     def __init__(self, put: list[Put], drop: Sequence[str], buffers: list[Buffer], urgent: bool) -> None:
-        self.line = _encode(Meta(put, list(drop))) + b"\n"
-        self.buffers, self.urgent, self.puts = buffers, urgent, len(put)
-        crc, body = zlib.crc32(self.line), 0
-        for buffer in buffers:
-            crc = zlib.crc32(buffer, crc)
-            body += len(buffer)
-        self.crc, self.body = crc, body
-        self.size = HEAD.size + len(self.line) + body
+        self.drop, self.buffers, self.urgent, self.puts = list(drop), buffers, urgent, len(put)
+        self.line = b""
+        self.crc = self.body = self.size = 0
         self.segment: Segment | None = None  # where it lies, once it is durable
         self.at = 0
         self.error: Exception | None = None
         self.doubt = False  # it failed, but may be on the disk all the same
+        if put:
+            self.seal(put)
+
+    def seal(self, put: Sequence[Put] = ()) -> None:
+        """From here on it is bytes."""
+        self.line = line = _encode(Meta(put, self.drop)) + b"\n"
+        crc, body = zlib.crc32(line), 0
+        for buffer in self.buffers:
+            crc = zlib.crc32(buffer, crc)
+            body += len(buffer)
+        self.crc, self.body, self.size = crc, body, HEAD.size + len(line) + body
 
     def head(self, mark: bytes) -> bytes:
         head = _LENGTHS.pack(mark, len(self.line), self.body, self.crc)

@@ -45,7 +45,7 @@ class Recovered:
 
 
 def recover(disk: Disk, folder: str) -> Recovered:
-    """Read a folder, and the adopted ones in it. Raises OSError only if the folder itself cannot be listed."""
+    """Read a folder, and the adopted ones in it. Raises OSError if it cannot be listed or a file in it not opened."""
     return _Recovery(disk).run(folder)
 
 
@@ -75,6 +75,7 @@ class _Recovery:
         return out
 
     def harm(self, segment: Segment, at: int, reason: str) -> None:
+        segment.damaged = True
         self.out.harm.append(Harm(os.path.basename(segment.folder), segment.name, at, reason))
 
     def folder(self, path: str) -> None:
@@ -93,10 +94,11 @@ class _Recovery:
             self.out.in_hand += hand.read(self.data(os.path.join(path, hand.FILE)))
 
     def data(self, path: str) -> bytes:
-        """A whole file; zeros stand for what cannot be read."""
+        """A whole file; zeros stand for what cannot be read. Raises OSError: that it cannot be opened says nothing of
+        what is in it, there may just be too many files open."""
         try:
             fd = self.disk.open(path)
-        except OSError:
+        except FileNotFoundError:  # reclaimed meanwhile
             return b""
         try:
             size = self.disk.size(fd)

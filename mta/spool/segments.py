@@ -29,6 +29,7 @@ class Segment:
         "applied",
         "broken",
         "closed",
+        "damaged",
         "end",
         "fd",
         "folder",
@@ -51,6 +52,7 @@ class Segment:
         self.fd = -1
         self.closed = False  # nothing is written to it any more
         self.broken = False  # a write or sync failed: its file is never used again
+        self.damaged = False  # there may be mails in it nobody could read: it is never removed, but set aside
         # counted by the thread
         self.end = 0
         self.records = 0

@@ -56,6 +56,8 @@ class Writer:
         results: list[Any] = []
         for item in items:
             if isinstance(item, Record):
+                if not item.line:
+                    item.seal()
                 records.append(item)
                 results.append(item)
                 continue

@@ -12,9 +12,9 @@ from mta import settings
 from mta.message.address import Address
 from mta.message.envelope import Client
 from mta.message.message import Message
-from mta.rules.engine import Rules
-from mta.rules.example import MAIL, world
+from mta.rules.engine.engine import Rules
 from mta.rules.transaction import Transaction
+from mta.rules.trying.example import MAIL, world
 from mta.rules.verdict import STAGES
 
 HERE = Path(__file__).parent

@@ -48,7 +48,7 @@ class Ledger:
     def start(self) -> None:
         self._greenlets = [gevent.spawn(self._client, n) for n in range(self.sessions)]
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, seconds: float = 900.0) -> None:
         gevent.joinall(self._greenlets, timeout=seconds, raise_error=True)
         alive = sum(not g.dead for g in self._greenlets)
         gevent.killall(self._greenlets)
@@ -62,7 +62,7 @@ class Ledger:
         tries = 0
         while len(self.acknowledged) < self.mails:
             try:
-                with socket.create_connection(("127.0.0.1", self.port), 10) as connection:
+                with socket.create_connection(("127.0.0.1", self.port), 60) as connection:
                     connection.settimeout(60)
                     self._converse(connection, number)
             except OSError as error:

@@ -7,10 +7,12 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
+from mta.cli.parser import Parser
+
 VERBS = {  # a file of this folder each, with arguments(parser) and run(given), imported only when asked for
     "repl": "try rules by hand, stage by stage",
     "run": "play a conversation or a mail through the rules",
-    "test": "run tests of rules: conversations, and tests written in Lua",
+    "test": 'run tests of rules: conversations, and tests in Lua ("mta lua doc test" and "dialogue" tell their words)',
     "check": "read rules and say what is wrong with them",
     "stubs": "write what an editor needs to know the words",
     "doc": "what a word of the rule language means",
@@ -18,7 +20,7 @@ VERBS = {  # a file of this folder each, with arguments(parser) and run(given), 
 ELSEWHERE = {"run": "playing"}  # a file run.py would hide run() below
 
 
-class _Verb(argparse.ArgumentParser):
+class _Verb(Parser):
     """A verb's parser, filled when its words are parsed."""
 
     def parse_known_args(  # type: ignore[override]
@@ -35,7 +37,7 @@ def _file(verb: str) -> Any:
 def arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Verb)
     for name, meaning in VERBS.items():
-        verbs.add_parser(name, help=meaning, description=meaning[0].upper() + meaning[1:] + ".", epilog=parser.epilog)
+        verbs.add_parser(name, help=meaning)
 
 
 def run(given: argparse.Namespace) -> int:

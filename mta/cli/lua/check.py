@@ -19,8 +19,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    from mta.rules import facts
-    from mta.rules.check import files
+    from mta.rules.outside import facts
+    from mta.rules.trying import files
 
     made = _settings(given)
     path = Path(given.rules or (made or Settings()).rules.path)

@@ -5,25 +5,20 @@ It knows no terminal: the REPL, a pipe and -e all hand it lines.
 
 from __future__ import annotations
 
-import datetime
-import shlex
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 from mta import settings
 from mta.cli import telling
-from mta.cli.lua import doc, saving, showing, trying
+from mta.cli.lua import costs, doc, explaining, given, made_up, saving, showing
 from mta.cli.telling import paint
 from mta.message.reply import Refused
-from mta.rules import difference, prompt, wordbook
-from mta.rules.engine import Rules, RulesError
-from mta.rules.lists import GivenLists
-from mta.rules.services.request import Answer
-from mta.rules.transaction import Asked
-from mta.rules.trial import Stage, Trial
+from mta.rules.engine.engine import RulesError
+from mta.rules.pages import wordbook
+from mta.rules.trying import prompt
+from mta.rules.trying.sketch import Stage
+from mta.rules.trying.trial import Trial
 from mta.rules.verdict import STAGES
-from mta.rules.words import times
 
 
 class Quit(Exception):
@@ -42,8 +37,9 @@ class Console:
     """A trial and somebody who talks to it. `failed`: a rule or a line failed, or an expectation was refused;
     `misused`: something was said that means nothing."""
 
-    def __init__(self, made: settings.Settings, trial: Trial, say: Callable[[str], None] = print) -> None:
-        self.settings, self.trial, self.say = made, trial, say
+    def __init__(self, made: settings.Settings, trial: Trial) -> None:
+        self.settings, self.trial = made, trial
+        self.say: Callable[[str], None] = print
         self.level = "tests"
         self.failed = self.misused = False
         self.watching = False
@@ -120,57 +116,6 @@ class Console:
     def misuse(self, text: str) -> None:
         self.misused = True
         self.say(paint(text, "red"))
-
-    # -- the session -------------------------------------------------------------------------------------------------
-
-    def load(self, rest: str) -> None:
-        path = " ".join(shlex.split(rest))
-        if not path:
-            raise ValueError("which file?")
-        message = trying.mail(path)
-        found = trying.envelope_of(message)
-        sketch = self.trial.sketch
-        facts = {name: one for name, one in found.items() if not getattr(sketch, name)}
-        self.file = path
-        self.trial.change(message=message, **facts)
-        self.say(paint(path, "bold"))
-        for line in showing.outline(message):
-            self.say(line)
-
-    def session(self, rest: str) -> None:
-        words: dict[str, str] = {}
-        for one in shlex.split(rest):
-            name, equals, value = one.partition("=")
-            if not equals:
-                raise ValueError(f"{one}: write NAME=VALUE; the names are {' '.join(trying.WORDS)}")
-            words[name] = f"{words[name]},{value}" if name in ("rcpt", "to") and name in words else value
-        if words:
-            self.trial.change(**trying.session(words))
-        sketch = self.trial.sketch
-        about = f"ip={sketch.ip} port={sketch.port} helo={sketch.helo}" + (
-            f" name={sketch.name}" if sketch.name else ""
-        )
-        about += f" tls={sketch.tls}" * bool(sketch.tls) + f" user={sketch.user}" * bool(sketch.user)
-        about += " trusted=yes" * sketch.trusted
-        sender = "" if sketch.sender is None else f" from=<{sketch.sender}>"
-        self.say(f"{about}{sender} rcpt={','.join(map(str, sketch.recipients))} listener={sketch.listener}")
-
-    def queued(self, rest: str) -> None:
-        if not rest:
-            raise ValueError("the id of which mail?")
-        found = trying.queued(self.settings.spool.path, rest)
-        if found is None:
-            raise ValueError(f"{rest} is not in {self.settings.spool.path}")
-        envelope, message = found
-        client = envelope.client
-        facts = {"sender": envelope.sender, "recipients": [one.address for one in envelope.recipients]}
-        if client is not None:
-            facts |= {name: getattr(client, name) for name in ("ip", "port", "name", "helo", "user", "tls", "trusted")}
-        self.file = rest
-        self.trial.change(message=message, vars=dict(envelope.vars), **facts)
-        self.session("")
-        for line in showing.outline(message):
-            self.say(line)
 
     # -- stages ------------------------------------------------------------------------------------------------------
 
@@ -263,48 +208,6 @@ class Console:
             return near[0]
         raise ValueError(f"which rule is {text!r}? " + (", ".join(near or names) or "there are none"))
 
-    def why(self, rest: str) -> None:
-        trial = self.trial
-        if not trial.done:
-            raise ValueError("no stage has run yet; :run does")
-        self.say(f"{trial.result}")
-        for index, one in enumerate(trial.done):
-            decided = one.decided
-            if decided is None and not one.ignored and not one.refused:
-                continue
-            who = f" <{one.recipient}>" if one.recipient is not None else ""
-            if decided is None:
-                why = one.ignored or "by the server itself, no rule decided"
-                self.say(f"{paint(one.name + who, 'bold')}: {one.reply}  {why}")
-                continue
-            self.say(f'{paint(one.name + who, "bold")}: {decided.said} by "{decided.rule}" ({decided.where})')
-            text = self.source(decided.where)
-            if text:
-                self.say(f"    {text}")
-            for asked in decided.asked:
-                self.say(f"    it asked {showing.asked(asked, True)}")
-            if one.ignored:
-                self.say(f"    note: {one.ignored}")
-            for other in trial.others(index):
-                self.say(paint(f'    "{other.rule}" ({other.where}) would have said {other.said}', "dim"))
-
-    def source(self, where: str) -> str:
-        """The line of a rule's file."""
-        name, _, number = where.rpartition(":")
-        for path in self.trial.rules.files:
-            if str(path).endswith(name) and number.isdigit():
-                lines = path.read_text("utf-8", "replace").splitlines()
-                return lines[int(number) - 1].strip() if 0 < int(number) <= len(lines) else ""
-        return ""
-
-    def diff(self, rest: str) -> None:
-        trial = self.trial
-        found = list(difference.between(*saving.pictures(trial)))
-        if not found:
-            self.say("nothing has changed")
-        for line in showing.changes(found):
-            self.say(line)
-
     def trace(self, rest: str) -> None:
         if rest:
             if rest not in showing.LEVELS:
@@ -312,68 +215,6 @@ class Console:
             self.level = rest
             self.trial.watch_each = rest in ("actions", "values")
         self.say(f"trace {self.level}")
-
-    # -- the made-up world -------------------------------------------------------------------------------------------
-
-    def dns(self, rest: str) -> None:
-        words, world = shlex.split(rest), self.trial.world
-        if not words:
-            for name, types in sorted(world.dns.items()):
-                for kind, values in types.items():
-                    told = values if isinstance(values, str) else ", ".join(map(showing.value, values)) or "none"
-                    self.say(f"{name} {kind} {told}")
-            return
-        if len(words) < 3:
-            raise ValueError("NAME TYPE VALUE ...; VALUE may be none, or fail for a name server that cannot tell")
-        for value in words[2:]:
-            world.record(words[0], words[1], None if value == "fail" else value)
-
-    def clock(self, rest: str) -> None:
-        world = self.trial.world
-        if rest == "real":
-            world.time = None
-        elif rest[:1] in ("+", "-"):
-            moved = times.seconds(rest[1:]) or 0.0
-            world.time = world.now() + (moved if rest[0] == "+" else -moved)
-        elif rest:
-            world.time = trying.moment(rest)
-        self.say(datetime.datetime.fromtimestamp(world.now(), datetime.UTC).isoformat(timespec="seconds"))
-
-    def store(self, rest: str) -> None:
-        words, store = shlex.split(rest), self.trial.world.store
-        if len(words) == 2:
-            text = words[1]
-            store.set(words[0], int(text) if text.lstrip("-").isdigit() else text)
-        elif words:
-            self.say(showing.value(store.get(words[0])))
-        else:
-            for name in sorted(getattr(store, "names", list)()):
-                self.say(f"{name} = {showing.value(store.get(name))}")
-
-    def service(self, rest: str) -> None:
-        words, world = shlex.split(rest), self.trial.world
-        if not words:
-            for name in sorted(world.services.names()):
-                answer = world.answers.get(name)
-                self.say(f"{name}: {showing.value(answer._asdict()) if answer else 'no answer made up'}")
-            return
-        if world.answer(words[0], answer_of(words[1:])):
-            self.trial.reload()
-
-    def list(self, rest: str) -> None:
-        words, texts = shlex.split(rest), self.trial.world.texts
-        if len(words) < 2:
-            raise ValueError("NAME ENTRY ...: what lists.has and lists.get find")
-        before = texts.given.get(words[0], "")
-        texts.given[words[0]] = before + "".join(f"{word}\n" for word in words[1:])
-        self.trial.world.lists = GivenLists(texts)
-
-    def live(self, rest: str) -> None:
-        if rest:
-            if rest not in ("on", "off"):
-                raise ValueError(":live on asks the real DNS and services, :live off only what was made up")
-            self.trial.world.live = rest == "on"
-        self.say(f"live {'on' if self.trial.world.live else 'off'}")
 
     # -- again and again ---------------------------------------------------------------------------------------------
 
@@ -403,58 +244,6 @@ class Console:
             return True
         self.run("")
         return True
-
-    def bench(self, rest: str) -> None:
-        number, trial = int(rest or 1000), self.trial
-        watched, trial.watch_each = trial.watch_each, False
-        try:
-            began = time.perf_counter()
-            calls = 0
-            for _ in range(number):
-                trial.reset()
-                calls += sum(len(one.rules) for one in trial.run())
-            took = time.perf_counter() - began
-        finally:
-            trial.watch_each = watched
-            trial.reset()
-        each = took / number * 1e6
-        self.say(f"{number} mails, {each:.0f} us each with the trial's own work, {calls // number} rules a mail")
-        self.say(f"rules alone: {sum(self.costs(min(number, 200)).values()) * 1.0:.0f} us a mail; :profile shows each")
-
-    def costs(self, number: int) -> dict[tuple[str, str, str], float]:
-        """Microseconds of each rule (stage, rule, where) in a mail, on average."""
-        found: dict[tuple[str, str, str], float] = {}
-        for _ in range(number):
-            self.trial.reset()
-            for stage in self.trial.run():
-                for rule in stage.rules:
-                    key = stage.name, rule.rule, rule.where
-                    found[key] = found.get(key, 0.0) + rule.microseconds
-        self.trial.reset()
-        return {key: value / number for key, value in found.items()}
-
-    def profile(self, rest: str) -> None:
-        number, trial = int(rest or 200), self.trial
-        total: dict[tuple[str, str], list[float]] = {}
-        watched, trial.watch_each = trial.watch_each, False
-        try:
-            for _ in range(number):
-                trial.reset()
-                for stage in trial.run():
-                    for rule in stage.rules:
-                        known = total.setdefault((stage.name, f"{rule.rule}  ({rule.where})"), [0.0, 0.0, 0.0, 0.0])
-                        outside = sum(asked.microseconds for asked in rule.asked)
-                        for place, one in enumerate((rule.microseconds, outside, rule.instructions, len(rule.asked))):
-                            known[place] += one
-        finally:
-            trial.watch_each = watched
-            trial.reset()
-        self.say(paint(f"{'us':>8} {'waits':>8} {'instr.':>8} {'calls':>6}  stage, rule", "bold"))
-        for (stage_name, rule_name), (us, outside, steps, calls) in sorted(total.items(), key=lambda one: -one[1][0]):
-            self.say(
-                f"{us / number:8.1f} {outside / number:8.1f} {steps / number:8.0f} {calls / number:6.1f}"
-                f"  {stage_name}: {rule_name}"
-            )
 
     # -- and the rest ------------------------------------------------------------------------------------------------
 
@@ -490,33 +279,13 @@ class Console:
         raise Quit
 
 
-def answer_of(words: list[str]) -> Answer:
-    """`code=1 stdout=... failed=...` as a service's answer. Raises ValueError."""
-    fields: dict[str, object] = {"code": 0}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals or name not in Answer._fields:
-            raise ValueError(f"{word}: write NAME=VALUE; the names are {' '.join(Answer._fields)}")
-        if name in ("code", "signal"):
-            fields[name] = int(value)
-        elif name in ("stdout", "stderr"):
-            fields[name] = value.encode("utf-8")
-        elif name in ("timed_out", "cut"):
-            fields[name] = value not in ("", "no", "false", "0")
-        elif name == "ms":
-            fields[name] = float(value)
-        else:
-            fields[name] = value
-    return Answer(**fields)  # type: ignore[arg-type]
-
-
 COMMANDS: dict[str, Command] = {
     "help": Command(Console.help, "[COMMAND]", "this list"),
     "load": Command(
-        Console.load, "FILE.eml", "take a mail; sender and recipients are its header's unless you said others"
+        given.load, "FILE.eml", "take a mail; sender and recipients are its header's unless you said others"
     ),
     "session": Command(
-        Console.session, "ip=... helo=...", "who sends what: ip port name helo from rcpt tls user trusted"
+        given.session, "ip=... helo=...", "who sends what: ip port name helo from rcpt tls user password trusted"
     ),
     "step": Command(Console.step, "[STAGE]", "run the next stage, or all up to that one"),
     "run": Command(Console.run, "[STAGE]", "run what is left of the session, or the whole of it again"),
@@ -525,23 +294,21 @@ COMMANDS: dict[str, Command] = {
     "rules": Command(Console.rules, "[STAGE]", "the rules this mail meets, in order"),
     "only": Command(Console.only, "[RULE]", "let only this rule speak (more than once: these); alone: all again"),
     "skip": Command(Console.skip, "[RULE]", "leave this rule out; alone: none"),
-    "why": Command(Console.why, "", "who decided what, and what rules that were not reached would have said"),
-    "diff": Command(Console.diff, "", "what changed: envelope, header, parts, bodies"),
+    "why": Command(explaining.why, "", "who decided what, and what rules that were not reached would have said"),
+    "diff": Command(explaining.diff, "", "what changed: envelope, header, parts, bodies"),
     "trace": Command(Console.trace, "[LEVEL]", "how much is shown: actions, rules, tests (what was asked), values"),
-    "dns": Command(Console.dns, "NAME TYPE VALUE", "make up a DNS record; none: there is none; fail: nobody can tell"),
-    "clock": Command(Console.clock, "[+1h|DATE|real]", "what time it is"),
-    "store": Command(Console.store, "[KEY [VALUE]]", "look into the store, or put something there"),
-    "service": Command(Console.service, "NAME code=0 ...", "make up what a service answers"),
-    "list": Command(Console.list, "NAME ENTRY ...", "make up a list for lists.has and lists.get"),
-    "live": Command(Console.live, "on|off", "ask the real DNS, services and clock for what was not made up"),
+    "dns": Command(made_up.dns, "NAME TYPE VALUE", "make up a DNS record; none: there is none; fail: nobody can tell"),
+    "clock": Command(made_up.clock, "[+1h|DATE|real]", "what time it is"),
+    "store": Command(made_up.store, "[KEY [VALUE]]", "look into the store, or put something there"),
+    "service": Command(made_up.service, "NAME code=0 ...", "make up what a service answers"),
+    "list": Command(made_up.list_, "NAME ENTRY ...", "make up a list for lists.has and lists.get"),
+    "live": Command(made_up.live, "on|off", "ask the real DNS, services and clock for what was not made up"),
     "reload": Command(Console.reload, "", "read the rules again and begin anew"),
     "watch": Command(Console.watch, "[off]", "run the session again whenever a file of the rules is saved"),
-    "queued": Command(Console.queued, "ID", "take a mail from the spool, as a copy"),
-    "bench": Command(Console.bench, "[N]", "run the session N times and tell what a mail costs"),
-    "profile": Command(Console.profile, "[N]", "what each rule costs: time, waits, instructions, outside calls"),
+    "queued": Command(given.queued, "ID", "take a mail from the spool, as a copy"),
+    "bench": Command(costs.bench, "[N]", "run the session N times and tell what a mail costs"),
+    "profile": Command(costs.profile, "[N]", "what each rule costs: time, waits, instructions, outside calls"),
     "save": Command(Console.save, "NAME", "write this session and what came of it as a test"),
     "doc": Command(Console.doc, "WORD", "what a word means, with an example"),
     "quit": Command(Console.quit, "", "leave (so does Ctrl-D)"),
 }
-
-__all__ = ["COMMANDS", "Asked", "Command", "Console", "Quit", "Rules"]

@@ -6,16 +6,27 @@ import argparse
 import textwrap
 
 from mta.cli import telling
-from mta.rules import wordbook
-from mta.rules.word import Word
+from mta.rules.pages import wordbook
+from mta.rules.trying import dialogue, scripts
+from mta.rules.words.word import Word
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("word", nargs="?", help="like deny, mail.recipient or dns; without it all words")
+    parser.add_argument(
+        "word",
+        nargs="?",
+        help="like deny, mail.recipient or dns; test or dialogue: what tests say; without it all words",
+    )
     telling.json_option(parser)
 
 
+TOPICS = {"test": scripts, "dialogue": dialogue}  # what they say stands at the head of the file that reads them
+
+
 def run(given: argparse.Namespace) -> int:
+    if given.word in TOPICS:
+        print((TOPICS[given.word].__doc__ or "").strip())
+        return telling.FINE
     words = wordbook.find(given.word) if given.word else list(wordbook.WORDS.values())
     if not words:
         near = " or ".join(wordbook.nearest(given.word))
@@ -31,6 +42,7 @@ def run(given: argparse.Namespace) -> int:
             print(telling.paint(title, "bold"))
             for one in members:
                 print(f"  {one.signature}")
+        print(telling.paint("Tests", "bold"), "  mta lua doc test, mta lua doc dialogue", sep="\n")
     return telling.FINE
 
 

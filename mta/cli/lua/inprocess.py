@@ -27,17 +27,17 @@ from mta.message.envelope import Envelope, Recipient, Route
 from mta.message.ids import Ids
 from mta.message.message import Message
 from mta.message.reply import Reply
-from mta.net import deadline, offload, tls
+from mta.net import clock, deadline, offload, tls
 from mta.net.stream import Stream
 from mta.receive.door import Counts, Door, plain
 from mta.receive.limits import Budget
 from mta.receive.session import Session
-from mta.rules import dialogue
-from mta.rules.coverage import Coverage
-from mta.rules.dialogue import Aftermath, Dialogue, DialogueError, Player
-from mta.rules.engine import Rules
+from mta.rules.engine.coverage import Coverage
+from mta.rules.engine.engine import Rules
 from mta.rules.transaction import Step, Transaction
-from mta.rules.trial_world import TrialWorld
+from mta.rules.trying import dialogue
+from mta.rules.trying.dialogue import Aftermath, Dialogue, DialogueError, Player
+from mta.rules.trying.trial_world import TrialWorld
 from mta.rules.verdict import Verdict
 from mta.spool.memory import MemorySpool
 
@@ -124,14 +124,13 @@ def play(
     *,
     folder: str | None = None,
     coverage: Coverage | None = None,
-    way: str = "lines",
 ) -> Played:
     """Play a dialogue under these settings. `folder`: where its paths begin. Raises RulesError, DialogueError."""
     with TemporaryDirectory(prefix="mta-") as place:
         made = settings_for(told, made, found, Path(place), Path(folder or "."))
         world = world_for(told, trying.world_of(made, found))
         rules = Rules.load(made.rules, world, domains=list(made.domain), coverage=coverage)
-        return _play(told, made, rules, world, Path(place), way, coverage)
+        return _play(told, made, rules, world, Path(place), coverage)
 
 
 def _play(
@@ -140,12 +139,11 @@ def _play(
     rules: Rules,
     world: TrialWorld,
     place: Path,
-    way: str,
     coverage: Coverage | None,
 ) -> Played:
     spoken: list[Spoken] = []
     ours, theirs = socket.socketpair()
-    player = Player(told, ours, way if way in told.ways else told.ways[0], trusting)
+    player = Player(told, ours, "lines" if "lines" in told.ways else told.ways[0], trusting)
 
     def note(stage: str, tx: Transaction, verdict: Verdict, steps: list[Step]) -> None:
         about = f"<{tx.recipient}>" if tx.recipient is not None and stage in ("rcpt", "delivery") else ""
@@ -192,7 +190,7 @@ def _play(
 def _deliver(courier: Courier, spool: Kept) -> None:
     """One attempt for every mail that is due, and for the bounces that come of it."""
     for _ in range(10):
-        due = spool.claim(trying.now() + 1.0, 1000)
+        due = spool.claim(clock.now() + 1.0, 1000)
         if not due:
             return
         for mail in due:
@@ -220,12 +218,20 @@ def listening() -> Iterator[list[dict[str, Any]]]:
 
 # -- what the `with` lines mean ---------------------------------------------------------------------------------------
 
+EXAMPLE: dict[str, Any] = {  # settings for dialogues where there are none
+    "server": settings.Server(name="mx.example.test", trusted=["192.0.2.99"]),
+    "domain": {"example.test": settings.Domain()},
+}
+
 
 def settings_for(told: Dialogue, made: settings.Settings, found: bool, place: Path, folder: Path) -> settings.Settings:
     """The settings a dialogue is played under. Raises DialogueError."""
-    if not found:
-        server = settings.Server(name="mx.example.test", trusted=["192.0.2.99"])
-        made = dataclasses.replace(made, server=server, domain={"example.test": settings.Domain()})
+    made = with_lines(told, made if found else dataclasses.replace(made, **EXAMPLE), place)
+    return dataclasses.replace(made, rules=rules_for(told, made.rules, place, folder))
+
+
+def with_lines(told: Dialogue, made: settings.Settings, place: Path) -> settings.Settings:
+    """Settings as the dialogue's lines `with domain` and `with SECTION.KEY` change them. Raises DialogueError."""
     domains = dict(made.domain)
     for line in told.all("domain"):
         name, _, users = line.partition(" users=")
@@ -235,7 +241,6 @@ def settings_for(told: Dialogue, made: settings.Settings, found: bool, place: Pa
             Path(where).write_text("\n".join(users.split(",")))
         domains[name] = settings.Domain(users=where)
     made = dataclasses.replace(made, domain=domains)
-    made = dataclasses.replace(made, rules=rules_for(told, made.rules, place, folder))
     for word, rest in told.given:
         section, dot, key = word.partition(".")
         if dot and section != "listener":
@@ -282,7 +287,7 @@ def named(told: Dialogue, path: str, folder: Path) -> Path:
 
 def world_for(told: Dialogue, world: TrialWorld) -> TrialWorld:
     """What a dialogue makes up. Raises DialogueError."""
-    from mta.cli.lua.console import answer_of
+    from mta.cli.lua.made_up import answer_of
 
     for word, rest in told.given:
         try:

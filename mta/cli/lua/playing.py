@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from mta.cli.lua import inprocess, showing, trying
 from mta.cli.lua.inprocess import Played, Spoken
 from mta.cli.telling import paint
 from mta.message.message import Message
-from mta.rules import dialogue
-from mta.rules.dialogue import DialogueError
-from mta.rules.engine import RulesError
-from mta.rules.trial import Stage, Trial
+from mta.rules.engine.engine import RulesError
+from mta.rules.transaction import Asked
+from mta.rules.trying import dialogue
+from mta.rules.trying.dialogue import DialogueError
+from mta.rules.trying.sketch import Stage
+from mta.rules.trying.trial import Trial
 
 SAID = {
     "ip": "where the client comes from",
@@ -23,6 +26,7 @@ SAID = {
     "from": "the sender, in place of the header's",
     "rcpt": "the recipients, in place of the header's: a@x.example,b@y.example",
     "user": "who has logged in",
+    "password": "with this the rules of authenticate decide whether that user logs in",
     "tls": "the version of TLS",
 }
 
@@ -112,11 +116,15 @@ def spoken_record(one: Spoken) -> dict[str, Any]:
                 "verdict": step.verdict,
                 "microseconds": round(step.microseconds, 1),
                 "instructions": step.instructions,
-                "asked": [{"word": a.word, "arguments": list(a.arguments), "answer": a.answer} for a in step.asked],
+                "asked": asked_record(step.asked),
             }
             for step in one.steps
         ],
     }
+
+
+def asked_record(asked: Iterable[Asked]) -> list[dict[str, Any]]:
+    return [{"word": one.word, "arguments": list(one.arguments), "answer": one.answer} for one in asked]
 
 
 # -- a mail -----------------------------------------------------------------------------------------------------------
@@ -162,7 +170,7 @@ def stage_record(one: Stage) -> dict[str, Any]:
                 "said": rule.said,
                 "microseconds": round(rule.microseconds, 1),
                 "instructions": rule.instructions,
-                "asked": [{"word": a.word, "arguments": list(a.arguments), "answer": a.answer} for a in rule.asked],
+                "asked": asked_record(rule.asked),
             }
             for rule in one.rules
         ],

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 
 from mta.cli import telling
 from mta.cli.lua import trying
 from mta.cli.lua.console import Console, Quit
 from mta.cli.telling import paint
-from mta.rules.engine import RulesError
-from mta.rules.trial import Trial
+from mta.rules.engine.engine import RulesError
+from mta.rules.trying.trial import Trial
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,10 +39,10 @@ def run(given: argparse.Namespace) -> int:
     return telling.FINE
 
 
-def speak(console: Console, lines: object) -> int:
+def speak(console: Console, lines: Iterable[str]) -> int:
     """Say lines one after the other; the exit code: 1 a rule or a line failed, 2 a command that means nothing."""
     try:
-        for line in lines:  # type: ignore[attr-defined]
+        for line in lines:
             console.line(line)
         console.end()
     except Quit:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mta.rules.difference import Picture
+from mta.rules.engine.difference import Picture
 from mta.rules.transaction import Transaction
-from mta.rules.trial import Trial
+from mta.rules.trying.trial import Trial
 
 LARGEST = 20_000  # bytes of a mail that are written into the test; a larger one is named
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from mta.cli.telling import paint
-from mta.rules import difference
-from mta.rules.difference import Change
+from mta.rules.engine import difference
+from mta.rules.engine.difference import Change
 from mta.rules.transaction import Asked
-from mta.rules.trial import Spoke, Stage
+from mta.rules.trying.sketch import Spoke, Stage
 
 LEVELS = ("actions", "rules", "tests", "values")  # each shows what the one before shows, and more
 COLOUR = {"deny": "red", "failed": "red", "defer": "yellow", "reply": "yellow", "quarantine": "yellow"}

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from mta.cli import telling
-from mta.rules import stubs
+from mta.rules.pages import stubs
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

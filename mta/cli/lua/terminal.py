@@ -23,9 +23,10 @@ from pygments.lexers.scripting import LuaLexer
 from mta.cli.lua import showing, trying
 from mta.cli.lua.console import COMMANDS, Console, Quit
 from mta.net import offload
-from mta.rules import prompt, wordbook
+from mta.rules.pages import wordbook
+from mta.rules.trying import prompt
 from mta.rules.verdict import STAGES
-from mta.rules.word import Word
+from mta.rules.words.word import Word
 
 LOOK = 0.5  # seconds between two looks at the files of the rules
 _NAME = re.compile(r"[\w.:]*$")

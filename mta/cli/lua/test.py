@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,10 +15,10 @@ from xml.sax.saxutils import escape, quoteattr
 from mta.cli import telling
 from mta.cli.lua import inprocess, trying
 from mta.cli.telling import paint
-from mta.rules import dialogue, scripts
-from mta.rules.coverage import Coverage
-from mta.rules.dialogue import DialogueError
-from mta.rules.engine import Rules, RulesError
+from mta.rules.engine.coverage import Coverage
+from mta.rules.engine.engine import Rules, RulesError
+from mta.rules.trying import dialogue, scripts
+from mta.rules.trying.dialogue import DialogueError
 
 LOOK = 0.5  # seconds between two looks at the files
 
@@ -49,16 +49,18 @@ def run(given: argparse.Namespace) -> int:
         raise telling.Failed(f"no tests (*.smtp, *_test.lua) in {' '.join(given.path) or 'here'}", telling.NOT_FOUND)
     if given.list:
         return listed(given, files)
-    code = once(given, files)
-    while given.watch:
+    while True:
+        seen = stamps(given)  # before they run: what is saved meanwhile is run again
+        code = once(given, files)
+        if not given.watch:
+            return code
         try:
-            wait(given, files)
+            while stamps(given) == seen:
+                time.sleep(LOOK)
         except KeyboardInterrupt:
             return code
         files = tests(given.path)
         print(paint(time.strftime("%H:%M:%S"), "dim"))
-        code = once(given, files)
-    return code
 
 
 def tests(paths: list[str]) -> list[Path]:
@@ -158,9 +160,13 @@ def _nearest(given: argparse.Namespace, path: Path, told: dialogue.Dialogue) -> 
 def script(given: argparse.Namespace, path: Path, runner: Rules, coverage: Coverage | None = None) -> scripts.Script:
     """A file of tests in Lua, with the rules it is about. Raises ScriptError, Failed."""
     made, found = trying.settings_of(given, given.rules or (None if given.config else nearest(path)))
-    load: Callable[..., Callable[[], Rules]] = lambda world: trying.loader(made, world, found, coverage)  # noqa: E731
     return scripts.Script(
-        path, runner, lambda: trying.world_of(made, found), load, lambda: trying.sketch_of(made, found), coverage
+        path,
+        runner,
+        lambda: trying.world_of(made, found),
+        lambda world: trying.loader(made, world, found, coverage),
+        lambda: trying.sketch_of(made, found),
+        coverage,
     )
 
 
@@ -224,14 +230,15 @@ def junit(results: list[Result]) -> str:
     return "\n".join([*lines, "</testsuite>", ""])
 
 
-def wait(given: argparse.Namespace, files: list[Path]) -> None:
-    """Until a test or a rule is saved."""
+def stamps(given: argparse.Namespace) -> dict[Path, tuple[int, int]]:
+    """When each test and rule was saved, and its size."""
+    files = tests(given.path)
     folders = {Path(place) for path in files for place in [given.rules or nearest(path) or path.parent]}
-
-    def stamps() -> dict[Path, float]:
-        watched = {*files, *tests(given.path), *(one for folder in folders for one in folder.rglob("*.lua"))}
-        return {one: one.stat().st_mtime for one in watched if one.exists()}
-
-    before = stamps()
-    while stamps() == before:
-        time.sleep(LOOK)
+    found = {}
+    for one in {*files, *(one for folder in folders for one in folder.rglob("*.lua"))}:
+        try:
+            about = one.stat()
+        except OSError:  # an editor that saves by renaming is at it
+            continue
+        found[one] = (about.st_mtime_ns, about.st_size)
+    return found

@@ -7,7 +7,7 @@ import dataclasses
 import datetime
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,14 @@ from mta import config, settings
 from mta.cli import telling
 from mta.domains import Domains
 from mta.message.address import NULL, Address, parse
-from mta.message.envelope import Envelope
 from mta.message.message import Message
 from mta.message.reply import Refused
-from mta.net import clock
-from mta.rules import facts
-from mta.rules.coverage import Coverage
-from mta.rules.dialogue import Dialogue
-from mta.rules.engine import Rules
-from mta.rules.trial import Sketch
-from mta.rules.trial_world import TrialWorld
-from mta.spool import contents, reading
-from mta.spool.disk import Disk
-from mta.spool.recovery import recover
+from mta.rules.engine.coverage import Coverage
+from mta.rules.engine.engine import Rules
+from mta.rules.outside import facts
+from mta.rules.trying.dialogue import Dialogue
+from mta.rules.trying.sketch import Sketch
+from mta.rules.trying.trial_world import TrialWorld
 
 
 def settings_of(given: argparse.Namespace, rules: str | None) -> tuple[settings.Settings, bool]:
@@ -81,7 +76,7 @@ def world_of(made: settings.Settings, found: bool) -> TrialWorld:
 
     def live() -> Any:
         from mta.net.dns import Resolver
-        from mta.rules.world import LiveWorld
+        from mta.rules.outside.world import LiveWorld
 
         return LiveWorld(Resolver(made.dns), made.rules, None, made.service, made.keys.path, facts.of(made))
 
@@ -112,7 +107,7 @@ def sketch_of(made: settings.Settings, found: bool) -> Sketch:
 
 # -- what people write -----------------------------------------------------------------------------------------------
 
-WORDS = ("ip", "port", "name", "helo", "from", "rcpt", "tls", "user", "listener", "server", "trusted")
+WORDS = ("ip", "port", "name", "helo", "from", "rcpt", "tls", "user", "password", "listener", "server", "trusted")
 
 
 def session(words: Mapping[str, str]) -> dict[str, Any]:
@@ -178,49 +173,6 @@ def envelope_of(message: Message) -> dict[str, Any]:
         if known:
             found[field] = known[0] if field == "sender" else list(dict.fromkeys(known))
     return found
-
-
-def queued(path: str, id: str) -> tuple[Envelope, Message] | None:
-    """A mail of the spool, read without touching it, also while a server runs."""
-    for envelope, content in _stored(path, id):
-        return envelope, content
-    return None
-
-
-def _stored(path: str, id: str) -> Iterator[tuple[Envelope, Message]]:
-    disk = Disk()
-    for name in disk.listed(path)[1]:
-        try:
-            found = recover(disk, os.path.join(path, name))
-        except OSError:
-            continue
-        entry = found.entries.get(id)
-        if entry is None:
-            continue
-        job = reading.Job(id, found.segments.at(entry.at), found.segments.at(entry.content))
-        with reading.Reader(disk) as reader:
-            try:
-                stored = reader.stored(job)
-                yield stored.envelope, contents.message(stored.content, stored.own, _Files(disk, found.files))
-            except OSError as error:
-                raise telling.Failed(f"{id}: {error}", telling.FINDING) from None
-
-
-class _Files:
-    """The body files of a spool's folder."""
-
-    def __init__(self, disk: Disk, folders: Mapping[str, str]) -> None:
-        self.disk, self._folders = disk, folders
-
-    def knows(self, name: str) -> bool:
-        return name in self._folders
-
-    def path(self, name: str) -> str:
-        return os.path.join(self._folders[name], name)
-
-
-def now() -> float:
-    return clock.now()
 
 
 def moment(text: str) -> float:

@@ -11,7 +11,6 @@ written     replies and patterns that stand in the text
 flow        rules never asked, code never reached
 order       a question to the outside before a test that costs nothing
 patterns    how long a hostile text can keep a pattern busy
-files       all of a folder: loaded, and each file looked at
 ==========  ===================================================================
 
 What cannot be told from the text (a name built at run time, a table handed about) is left to the run: no false errors.

@@ -16,12 +16,11 @@ from tree_sitter import Node
 
 from mta.rules.check.tree import WARNING, Finding, Tree, inside, named, span
 from mta.rules.check.uses import Rule
-from mta.rules.verdict import STAGES
-from mta.rules.word import NUMBER, Word
+from mta.rules.verdict import REFUSING, STAGES
+from mta.rules.words.word import NUMBER, Word
 
 GOES_ON = ("next", "relay")  # verdicts that decide nothing
 FOR_GOOD = ("faccept", "discard")  # hold for the later stages too
-REFUSES = ("deny", "defer", "reply")  # no later stage comes of it, but for authenticate and postq
 
 Calls = Mapping[tuple[int, int], Word]
 
@@ -110,7 +109,7 @@ def _unasked(tree: Tree, rules: list[Rule], bodies: Mapping[tuple[int, int], fro
 
 
 def _ends_all(stage: str, ways: frozenset[str]) -> bool:
-    refuses = REFUSES if stage not in ("authenticate", "postq") else ()
+    refuses = REFUSING if stage not in ("authenticate", "postq") else ()  # there a later stage comes all the same
     return ways <= {*FOR_GOOD, *refuses}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from mta.rules.check import flow, order, uses
 from mta.rules.check.names import Words
 from mta.rules.check.tree import ERROR, WARNING, Finding, Source, Tree
-from mta.rules.word import Word
+from mta.rules.words.word import Word
 
 
 def look(

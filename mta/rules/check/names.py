@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from tree_sitter import Node
 
-from mta.rules.facts import Facts
-from mta.rules.word import Word, word
+from mta.rules.outside.facts import Facts
+from mta.rules.words.word import Word, word
 
 PLAIN = {"_G", "_VERSION"}
 

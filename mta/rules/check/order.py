@@ -13,11 +13,10 @@ from tree_sitter import Node
 
 from mta.rules.check.tree import WARNING, Finding, Tree, inside, named, span
 from mta.rules.check.uses import Rule, Uses
-from mta.rules.word import Word
+from mta.rules.words.word import Word
 
 COUNTS = ("rate", "store.set", "store.add", "store.increment", "store.delete")  # asked for what they do
 HARMLESS = ("string.", "tostring", "tonumber", "type", "mail.headers:", "net.", "domain.", "mailbox.")
-BLOCKS = ("block", "else_statement", "elseif_statement")
 
 
 def look(tree: Tree, uses: Uses) -> Iterator[Finding]:

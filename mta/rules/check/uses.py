@@ -12,15 +12,14 @@ from typing import NamedTuple
 
 from tree_sitter import Node
 
-from mta.rules import api, verdict
-from mta.rules.check import written
+from mta.rules.check import calls, written
 from mta.rules.check.names import PLAIN, UNKNOWN, Local, Means, Scopes, Words
 from mta.rules.check.tree import ERROR, WARNING, Finding, Tree, arguments, named, span
 from mta.rules.verdict import STAGES
-from mta.rules.word import NUMBER, Word
+from mta.rules.words import api
+from mta.rules.words.word import NUMBER, Word
 
 GUARDS = ("pcall", "xpcall")
-IN_A_RULE = "write on.STAGE(name, function(mail) ... end)"
 
 
 class Place(NamedTuple):
@@ -53,9 +52,7 @@ class Uses:
         self.facts: set[tuple[int, int]] = set()
         self.changed: set[int] = seen.changed if seen else set()  # where locals begin that are assigned again
         self.globals: set[str] = seen.globals if seen else set()
-        self.named: dict[int, set[str]] = (
-            seen.named if seen else {}
-        )  # where functions begin -> stages they are rules at
+        self.named: dict[int, set[str]] = seen.named if seen else {}  # where functions begin -> the stages of the rules
         self.place = Place(loading=True)
         self._titles: dict[tuple[str, str], int] = {}
 
@@ -284,7 +281,7 @@ class Uses:
         near = api.nearest(name)
         if name == "mail":
             what = f"there is no global {name}: a rule has it as its argument"
-            advice = IN_A_RULE
+            advice = "write on.STAGE(name, function(mail) ... end)"
         else:
             what = f"there is no global {name}" + ("" if used else ", so this is nil")
             advice = f"did you mean {near}?" if near and near != name else f'make it with "local {name} = ..."'
@@ -354,41 +351,16 @@ class Uses:
         if callee is not None:
             written.pattern(self, callee, one, given)
         if one is not None and means.sure and callee is not None:
-            self.used(callee, one, given)
+            calls.look(self, callee, one, given)
         return self.words.result(means)
-
-    def used(self, callee: Node, one: Word, given: list[Node]) -> None:
-        """A word is called: here, and like that?"""
-        last = callee.child_by_field_name("method") or callee.child_by_field_name("field") or callee
-        stage = self.stage_of(one)
-        if self.place.loading and one.kind == "verdict" and not (one.name == "next" and given):
-            self.tell(
-                callee, ERROR, f"{one.name}() belongs inside a rule", "write on.STAGE(name, function(mail) ... end)"
-            )
-        elif self.place.loading and one.waits:
-            self.tell(callee, ERROR, f"{one.name} can be asked inside a rule only", "move it into a rule or a function")
-        elif stage is not None and one.kind not in ("method", "field") and not (one.name == "next" and given):
-            self.wrong_stage(last, one, api.wrong_stage(one.name, stage))
-        elif one.name == "require" and self.place.stages is not None:
-            self.tell(callee, ERROR, "require belongs at the top of the file, outside any rule", "move it there")
-        elif one.kind == "method" and callee.type == "dot_index_expression":
-            self.tell(last, ERROR, f"{one.name} is called with a colon", f'write "{one.name}(...)"')
-        elif one.kind == "function" and callee.type == "method_index_expression":
-            self.tell(last, ERROR, f"{one.name} is called with a dot", f'write "{one.name}(...)"')
-        elif one.kind == "verdict" and one.name in verdict.CLASSES:
-            written.reply(self, one, given)
 
     def rule(self, call: Node, one: Word, given: list[Node]) -> None:
         """on.STAGE(name, function)."""
+        calls.rule(self, call, one, given)
         stage = one.name.removeprefix("on.")
-        if not self.place.loading:
-            self.tell(call, ERROR, f"{one.name} belongs at the top of a file, outside any rule", "move it there")
         title = self.tree.literal(given[0]) if given else None
         if title is not None:
             self._title(given[0], stage, title)
-        if len(given) != 2 or given[0].type == "function_definition":
-            what = f"{one.name} takes a name and a function"
-            self.tell(call, ERROR, what, f'write {one.name}("what it does", function(mail) ... end)')
         function = given[1] if len(given) > 1 else None
         if function is None:
             pass
@@ -406,9 +378,8 @@ class Uses:
         line = self._titles.setdefault((stage, title), self.tree.place(node)[0])
         if line != self.tree.place(node)[0]:
             name = self.tree.text(node)[1:-1]
-            self.tell(
-                node, ERROR, f'there is a rule "{name}" at {stage} already, in line {line}', "give it another name"
-            )
+            what = f'there is a rule "{name}" at {stage} already, in line {line}'
+            self.tell(node, ERROR, what, "give it another name")
 
 
 def _used(node: Node) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from mta.message import address
 from mta.message.reply import Refused
-from mta.rules.lists import fold
-from mta.rules.words import Declared, declare, lua
+from mta.rules.outside.lists import fold
+from mta.rules.words.pure import Declared, declare, lua
 
 
 def _parsed(text: str) -> address.Address:

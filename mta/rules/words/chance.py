@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random as random_
 
-from mta.rules.words import lua
+from mta.rules.words.pure import lua
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 SOURCE: random_.Random = random_.SystemRandom()

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
 
 import idna
 
-from mta.rules.lists import fold
-from mta.rules.words import Declared, declare, lua, to_bytes
-
-if TYPE_CHECKING:
-    from publicsuffixlist import PublicSuffixList
-
-
-@functools.cache
-def suffixes() -> PublicSuffixList:
-    """The public suffix list that came with the package; read once a process (60 ms)."""
-    from publicsuffixlist import PublicSuffixList
-
-    return PublicSuffixList(accept_unknown=True)
+from mta.rules.outside.lists import fold
+from mta.rules.outside.suffixes import suffixes
+from mta.rules.words.pure import Declared, declare, lua, to_bytes
 
 
 @functools.lru_cache(maxsize=4096)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import ipaddress
 
-from mta.rules.lists import Ip, Ranges
-from mta.rules.words import Declared, declare, lua
+from mta.rules.outside.lists import Ip, Ranges
+from mta.rules.words.pure import Declared, declare, lua
 
 # What no mail from the outside can come from: RFC 1918, 6598, 3927, 1122, 5735, 4193, 4291, 6890
 PRIVATE = (

@@ -14,7 +14,7 @@ from typing import Any
 
 import re2
 
-from mta.rules.words import MAX_TEXT, Declared, Failed, checked, declare, lua, to_bytes, to_text
+from mta.rules.words.pure import MAX_TEXT, Declared, Failed, checked, declare, lua, to_bytes, to_text
 
 MAX_PATTERN = 4096
 MAX_MATCHES = 10_000  # replaced in one call: what stops the loop for some 20 ms

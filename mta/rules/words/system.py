@@ -1,13 +1,12 @@
-"""The machine we run on: its name, its accounts, and the few variables of the environment a rule may see."""
+"""The machine we run on: its name, and the few variables of the environment a rule may see."""
 
 from __future__ import annotations
 
 import os
-import pwd
 import socket
 from collections.abc import Sequence
 
-from mta.rules.words import lua
+from mta.rules.words.pure import lua
 
 
 @lua
@@ -23,15 +22,3 @@ def env(name: str, allowed: Sequence[str]) -> str | None:
         raise ValueError(f"the variable {name[:60]!r} is not in [rules] env")
     value = os.environb.get(name.encode("latin-1", "replace"))
     return None if value is None else value.decode("latin-1")
-
-
-@lua
-def user_exists(name: str) -> bool:
-    """Whether this machine has an account of that name. It may ask a directory: call it off the loop."""
-    if not name or len(name) > 256 or "\0" in name or "/" in name:
-        return False
-    try:
-        pwd.getpwnam(name)
-    except KeyError:
-        return False
-    return True

@@ -12,7 +12,7 @@ import re
 
 import msgspec
 
-from mta.rules.words import Declared, Tree, declare, lua, to_bytes, to_text
+from mta.rules.words.pure import Declared, Tree, declare, lua, to_bytes, to_text
 
 _DIGESTS = ("md5", "sha1", "sha256", "sha384", "sha512")
 

@@ -7,7 +7,7 @@ import email.utils
 import functools
 import zoneinfo
 
-from mta.rules.words import Declared, declare, lua
+from mta.rules.words.pure import Declared, declare, lua
 
 _FORMATS = frozenset("aAbBdDeFHIjmMpSTuUVwWyYzZ%GgnsXxc")
 

@@ -1,0 +1,1 @@
+"""Rules tried without a server: at a prompt, in tests, in conversations, with what was recorded."""
