@@ -102,6 +102,16 @@ class Server:
         assert code is None or done.returncode == code, f"mta {' '.join(words)} ended with {done.returncode}: {said}"
         return said
 
+    def queue(self, *words: str) -> list[dict[str, Any]]:
+        """What `mta queue list --json` tells, as soon as no spool folder waits for another worker to take it over."""
+
+        def whole() -> list[list[str]]:
+            lines = self.mta("queue", "list", "--json", *words).splitlines()
+            return [lines] if all(line.startswith("{") for line in lines) else []
+
+        (lines,) = self.until(whole, "a spool folder is never taken over")
+        return [json.loads(line) for line in lines]
+
     def status(self) -> dict[str, Any]:
         """What `mta status --json` tells; empty while nobody answers."""
         from mta.daemon.control import Line

@@ -20,13 +20,12 @@ def test_quarantine(tmp_path: Path) -> None:
         server.send("Subject: whose?\r\n\r\nhello\r\n")
         server.send("From: a@b.test\r\nSubject: fine\r\n\r\nhello\r\n")
         server.until(server.mails, "the other was not delivered")
-        (line,) = server.mta("queue", "list", "--held", "odd", "--json").splitlines()
-        id = json.loads(line)["id"]
+        (id,) = [mail["id"] for mail in server.queue("--held", "odd")]
         (dump,) = (tmp_path / "export" / "odd").iterdir()
         assert dump.name == f"{id}.json" and json.loads(dump.read_text())["headers"][-1]["value"] == "whose?"
         server.mta("queue", "release", id)
         server.until(lambda: len(server.mails()) == 2, "it was not released")
-        assert server.mta("queue") == ""
+        server.until(lambda: not server.queue(), "it is still in the queue")
 
 
 def test_copies_of_what_goes_out(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ end)
 
 
 def listed(server: Server, *more: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in server.mta("queue", "list", "--json", *more).splitlines()]
+    return server.queue(*more)
 
 
 def send(server: Server, name: str, size: int = 1, to: str = "you@demo.test") -> None:
@@ -137,10 +139,10 @@ def test_delete(server: Server) -> None:
 
 def test_exit_codes(server: Server) -> None:
     for verb in ("show", "body", "hold", "release", "retry", "delete"):
-        assert "there is no mail nothing-1.1" in server.mta("queue", verb, "nothing-1.1", code=3)
+        assert "there is no mail nothing000-1.1" in server.mta("queue", verb, "nothing000-1.1", code=3)
         server.mta("queue", verb, code=2)
     id = one(server, "X-Virus")
-    server.mta("queue", "show", id, "nothing-1.1", code=3)
+    server.mta("queue", "show", id, "nothing000-1.1", code=3)
     for words in (["list", "x"], ["body", "a", "b"], ["show", "a", "--held"], ["hold", "a", "--rules"], ["drop", "a"]):
         server.mta("queue", *words, code=2)
 
@@ -156,10 +158,29 @@ def test_without_a_server(tmp_path: Path) -> None:
     assert "quarantine spam" in server.mta("queue", "show", big)
     assert server.mta("queue", "body", big).count("hello\n") == 400_000
     assert server.mta("queue", "body", small).count("hello\n") == 1
-    server.mta("queue", "show", "nothing-1.1", code=3)
+    server.mta("queue", "show", "nothing000-1.1", code=3)
     for verb in ("hold", "release", "retry", "delete"):
         assert "no server runs here" in server.mta("queue", verb, small, code=4)
     with Server(tmp_path, rules=RULES):  # a restart forgets nothing; another process has it now
         server = Server(tmp_path, rules=None)
         assert {mail["held"] for mail in listed(server)} == {"quarantine viruses", "quarantine spam"}
         server.mta("queue", "release", small, big)
+
+
+def test_a_list_that_may_not_be_whole_says_so(server: Server) -> None:
+    """A worker has ended and nobody can take its mail over yet: here somebody else holds its folder."""
+    folder = server.folder / "spool" / "nobodys-1"
+    folder.mkdir()
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        doubt = "mail of workers that ended or do not answer is not all taken over yet"
+        assert server.mta("queue") == f"mta queue: {doubt}: some may be missing here, ask again\n"
+        said = server.mta("queue", "show", "nothing000-1.1", code=4)
+        assert said == f"mta queue: there is no mail nothing000-1.1, but {doubt}: ask again\n"
+        assert f"mta why: {doubt}: there may be more" in server.mta("why", "nothing000-1.1", code=3)
+        assert "to take over   1 spool folders" in server.mta("status")
+    finally:
+        os.close(held)
+    server.until(lambda: server.mta("queue") == "", "it was not taken over")
+    assert "to take over" not in server.mta("status")

@@ -88,7 +88,7 @@ class Way:
         return found()[0]
 
     def queue(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.server.mta("queue", "list", "--json").splitlines()]
+        return self.server.queue()
 
     def box(self, name: str) -> list[mailbox.mboxMessage]:
         return list(mailbox.mbox(self.server.folder / name, create=False))

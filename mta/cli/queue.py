@@ -7,7 +7,7 @@ import base64
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mta.cli import telling
@@ -73,33 +73,43 @@ class _Running:
 
     def __init__(self, line: Line) -> None:
         self._line = line
-        children = line.ask("status")["children"]
-        self._workers = [c["pid"] for c in children if c["name"] != "registry" and c["state"] != "starting"]
+        status = line.ask("status")
+        workers = [c for c in status["children"] if c["name"] != "registry" and c["state"] != "starting"]
+        self._workers = [worker["pid"] for worker in workers]
+        adopting = any(worker["work"].get("spool", {}).get("adopting") for worker in workers)
+        self._unread = adopting or status["orphans"] > 0
 
     def list(self) -> Iterator[dict[str, Any]]:
         for pid in self._workers:
-            page = self._line.ask("worker", pid, "queue", [])
-            yield from page["mails"]
-            while page["cursor"]:
-                page = self._line.ask("worker", pid, "queue", [page["cursor"]])
+            try:
+                page = self._line.ask("worker", pid, "queue", [])
                 yield from page["mails"]
+                while page["cursor"]:
+                    page = self._line.ask("worker", pid, "queue", [page["cursor"]])
+                    yield from page["mails"]
+            except CallFailed as error:
+                if error.kind != "Unavailable":
+                    raise
+                self._unread = True  # it ended meanwhile
 
     def mail(self, word: str, id: str, *more: Any) -> Any:
         """What the worker that has it answers; None: nobody has."""
-        gone = 0
         for pid in self._workers:
             try:
                 answer = self._line.ask("worker", pid, "mail", [word, id, *more])
             except CallFailed as error:
                 if error.kind != "Unavailable":
                     raise
-                gone += 1  # it ended meanwhile, or does not answer: perhaps another has its mail
+                self._unread = True  # it ended meanwhile, or does not answer: perhaps another has its mail
                 continue
             if answer is not None:
                 return answer
-        if gone:
-            raise Unavailable(f"{gone} of {len(self._workers)} workers gave no answer, the others do not know {id}")
         return None
+
+    @property
+    def doubt(self) -> str:
+        """Why not every mail can be seen now; mostly empty."""
+        return "mail of workers that ended or do not answer is not all taken over yet" if self._unread else ""
 
     def show(self, id: str) -> Any:
         return self.mail("show", id)
@@ -119,6 +129,8 @@ class _Running:
 
 class _Resting:
     """The mails of a spool nobody works on now, read from its files."""
+
+    doubt = ""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -149,21 +161,23 @@ class _Resting:
         return found and iter(found[1].pieces())
 
 
-def known(settings: Settings, id: str) -> dict[str, Any] | None:
-    """One mail that waits, as `show` tells it; None: there is no such mail. Raises Failed."""
-    found: dict[str, Any] | None
+def known(settings: Settings, ids: Sequence[str]) -> tuple[list[dict[str, Any]], str]:
+    """Those of these mails that wait, as `show` tells them, and why there may be more (mostly ""). Raises Failed."""
     line = _line(settings.server.run)
     if line is None:
-        found = _Resting(settings.spool.path).show(id)
-        return found
+        return _found(_Resting(settings.spool.path), ids)
     with line:
         try:
-            found = _Running(line).show(id)
-            return found
+            return _found(_Running(line), ids)
         except Unavailable as error:
             raise telling.Failed(str(error), telling.NOT_REACHABLE) from None
         except CallFailed as error:
             raise telling.Failed(error.text, telling.FINDING) from None
+
+
+def _found(mails: _Running | _Resting, ids: Sequence[str]) -> tuple[list[dict[str, Any]], str]:
+    found = [mail for mail in map(mails.show, ids) if mail is not None]
+    return found, mails.doubt if len(found) < len(ids) else ""
 
 
 # -- looking -----------------------------------------------------------------------------------------------------------
@@ -172,11 +186,13 @@ def known(settings: Settings, id: str) -> dict[str, Any] | None:
 def _read(given: argparse.Namespace, mails: _Running | _Resting) -> int:
     if given.verb == "list":
         _list(given, mails.list())
+        if mails.doubt:
+            print(f"mta queue: {mails.doubt}: some may be missing here, ask again", file=sys.stderr)
         return telling.FINE
     if given.verb == "body":
         pieces = mails.body(given.ids[0])
         if pieces is None:
-            return _missing(given.ids[0])
+            return _missing(given.ids[0], mails)
         sys.stdout.flush()
         for piece in pieces:
             sys.stdout.buffer.write(piece)
@@ -186,7 +202,7 @@ def _read(given: argparse.Namespace, mails: _Running | _Resting) -> int:
     for n, id in enumerate(given.ids):
         found = mails.show(id)
         if found is None:
-            code = _missing(id)
+            code = _missing(id, mails)
         elif given.json:
             telling.print_json(found)
         else:
@@ -194,9 +210,10 @@ def _read(given: argparse.Namespace, mails: _Running | _Resting) -> int:
     return code
 
 
-def _missing(id: str) -> int:
-    print(f"mta queue: there is no mail {id}", file=sys.stderr)
-    return telling.NOT_FOUND
+def _missing(id: str, mails: _Running | _Resting) -> int:
+    but = f", but {mails.doubt}: ask again" if mails.doubt else ""
+    print(f"mta queue: there is no mail {id}{but}", file=sys.stderr)
+    return telling.NOT_REACHABLE if but else telling.NOT_FOUND
 
 
 def _list(given: argparse.Namespace, mails: Iterator[dict[str, Any]]) -> None:
@@ -293,7 +310,7 @@ def _act(given: argparse.Namespace, mails: _Running) -> int:
             code = max(code, telling.FINDING)
             continue
         if found is None:
-            code = _missing(id)
+            code = _missing(id, mails)
         elif given.json:
             telling.print_json({"done": given.verb, **found})
         else:

@@ -34,6 +34,8 @@ def run(given: argparse.Namespace) -> int:
     for listener in status["listeners"]:
         tls = ", TLS" if listener["tls"] else ""
         print(f"listener       {', '.join(listener['address'])} ({listener['kind']}{tls})")
+    if status["orphans"]:
+        print(f"to take over   {status['orphans']} spool folders of workers that ended")
     print()
     head = ["process", "pid", "state", "gen", *(name for name, _ in COLUMNS)]
     telling.table(head, [_row(child) for child in status["children"]])

@@ -42,7 +42,9 @@ def run(given: argparse.Namespace) -> int:
     names = given.file or [name for name in [*settings.log.to, *settings.log.rules] if not name.endswith(":")]
     events = told(names, id, bool(given.file))
     mails = [id] if "." in id else list(dict.fromkeys(event["mail"] for event in events if "mail" in event))[:MANY]
-    waiting = [found for found in (queue.known(settings, mail) for mail in mails) if found is not None]
+    waiting, doubt = queue.known(settings, mails)
+    if doubt:
+        print(f"mta why: {doubt}: there may be more to tell, ask again", file=sys.stderr)
     if not events and not waiting:
         where = ", ".join(names) or "a log (log.to names no file)"
         raise telling.Failed(f"{id} is not known: it stands neither in {where} nor in the spool", telling.NOT_FOUND)

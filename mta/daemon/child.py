@@ -54,7 +54,8 @@ class Child:
         self.stuck = False  # it gave no sign of life and was killed for it
         self.error = ""  # what it said went wrong
         self.rules = ""  # the copy of the rules it has, or was told to prepare
-        self.folders: set[str] = set()  # spool folders it owns
+        self.spool = ""  # the spool folder it made
+        self.folders: set[str] = set()  # that, and those it was given or has adopted
         self._count = -1
         self._changed = self.started
 

@@ -226,6 +226,7 @@ class Master:
             case {"say": "failed", "error": str(error)}:
                 child.error = error
             case {"say": "owns", "folder": str(folder)}:
+                child.spool = folder
                 child.folders.add(folder)
             case {"say": "not mine", "folder": str(folder)}:
                 child.folders.discard(folder)
@@ -340,6 +341,7 @@ class Master:
                 {"name": c.name, "pid": c.pid, "state": c.state, "generation": c.generation, "folders": len(c.folders)}
                 for c in self.children.values()
             ],
+            "orphans": self.orphans.left(self.settings.spool.path, self.children.values()),
         }
 
     # -- the end -----------------------------------------------------------------------------------------------------

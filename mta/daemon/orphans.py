@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 
 from mta.daemon.child import Child
+from mta.spool.adoption import NEW
 
 EVERY = 2.0  # seconds between two looks, when nobody has died
 
@@ -31,12 +32,19 @@ class Orphans:
         if not takers:
             return
         owned = set().union(*(child.folders for child in children))
-        self._spools.add(spool)
-        found = {folder for path in self._spools for folder in folders(path)}
-        for n, folder in enumerate(sorted(found - owned)):
+        for n, folder in enumerate(sorted(self._found(spool) - owned)):
             taker = takers[n % len(takers)]
             if taker.send(do="adopt", folder=folder, guilty=folder in self.guilty):
                 taker.folders.add(folder)
+
+    def left(self, spool: str, children: Iterable[Child]) -> int:
+        """How many nobody has taken over yet: one that is given to a worker stays where it is until it begins."""
+        made = {child.spool for child in children}
+        return sum(1 for path in self._found(spool) - made if not os.path.basename(path).startswith(NEW))
+
+    def _found(self, spool: str) -> set[str]:
+        self._spools.add(spool)
+        return {folder for path in self._spools for folder in folders(path)}
 
 
 def folders(spool: str) -> list[str]:

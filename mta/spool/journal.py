@@ -410,6 +410,7 @@ class JournalSpool:
             "leased": len(index.leased),
             "held": index.held,
             "segments": len(self._segments.order),
+            "adopting": self._adopting,
             "low": int(self._writer.low),
         }
 
