@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mta.spool.recovery import read
+from mta.spool.resting import Resting
 
 TREE = Path(__file__).parent.parent
 PATIENCE = 60.0  # seconds until what must come is given up; no test that passes waits so long
@@ -167,7 +167,7 @@ class Server:
         """Mails in the spool, whoever they belong to. Counts what workers tell, then looks at the folders."""
         workers = [child for child in self.status().get("children", []) if child["name"] != "registry"]
         told = sum(child.get("work", {}).get("spool", {}).get("mails", 1) for child in workers)
-        return told or sum(1 for _ in read(str(self.folder / "spool")))
+        return told or sum(1 for _ in Resting(str(self.folder / "spool")).envelopes())
 
     # -- mail --------------------------------------------------------------------------------------------------------
 

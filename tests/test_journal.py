@@ -30,7 +30,8 @@ from mta.spool import adoption, keeping, reading, records
 from mta.spool.disk import Buffers, Disk
 from mta.spool.index import Entry, Index
 from mta.spool.journal import JournalSpool
-from mta.spool.recovery import read, recover
+from mta.spool.recovery import recover
+from mta.spool.resting import Resting
 from mta.spool.spool import POISON, Mail, Settled
 
 SEGMENT = 64 << 10
@@ -200,7 +201,7 @@ def test_adopted_again_and_again(make: Make) -> None:
         assert spool.adopt(folder)
         spool.commit(add=[mail(f"a-{n + 1}.1")], drop=[f"a-{n}.1"])
     assert ids(spool) == ["a-1.1", "a-6.1"]
-    assert {e.id for e in read(os.path.dirname(spool._folder))} == {"a-1.1", "a-6.1"}
+    assert {e.id for e in Resting(os.path.dirname(spool._folder)).envelopes()} == {"a-1.1", "a-6.1"}
 
 
 def test_a_folder_is_adopted_once_and_only_when_nobody_holds_it(make: Make) -> None:
@@ -239,7 +240,7 @@ def test_a_half_made_folder_is_removed(make: Make, tmp_path: Path) -> None:
 def test_the_spool_folder_is_made_if_it_is_missing(tmp_path: Path) -> None:
     spool = JournalSpool(Settings(path=str(tmp_path / "spool"), segment=SEGMENT, min_free=0), "w1")
     spool.commit(add=[mail("a-1.1")])
-    assert [e.id for e in read(str(tmp_path / "spool"))] == ["a-1.1"]
+    assert [e.id for e in Resting(str(tmp_path / "spool")).envelopes()] == ["a-1.1"]
     spool.close()
 
 

@@ -174,13 +174,28 @@ def test_a_list_that_may_not_be_whole_says_so(server: Server) -> None:
     held = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(held, fcntl.LOCK_EX)
-        doubt = "mail of workers that ended or do not answer is not all taken over yet"
-        assert server.mta("queue") == f"mta queue: {doubt}: some may be missing here, ask again\n"
+        doubt = "mail of workers that ended or do not answer is not all taken over yet; ask again"
+        assert server.mta("queue") == f"mta queue: some mail may be missing here: {doubt}\n"
         said = server.mta("queue", "show", "nothing000-1.1", code=4)
-        assert said == f"mta queue: there is no mail nothing000-1.1, but {doubt}: ask again\n"
-        assert f"mta why: {doubt}: there may be more" in server.mta("why", "nothing000-1.1", code=3)
+        assert said == f"mta queue: there is no mail nothing000-1.1, but {doubt}\n"
+        assert f"mta why: there may be more to tell: {doubt}" in server.mta("why", "nothing000-1.1", code=3)
         assert "to take over   1 spool folders" in server.mta("status")
     finally:
         os.close(held)
     server.until(lambda: server.mta("queue") == "", "it was not taken over")
     assert "to take over" not in server.mta("status")
+
+
+def test_what_cannot_be_read_of_a_resting_spool_is_told(tmp_path: Path) -> None:
+    with Server(tmp_path, rules=RULES) as server:
+        id = one(server, "X-Virus")
+    broken = tmp_path / "spool" / "broken-1"
+    broken.mkdir()
+    segment = broken / "00000001-0123456789abcdef.seg"
+    segment.symlink_to(segment)  # as unreadable as another user's file, for root too
+    said = server.mta("queue", "list", code=1)
+    assert id in said
+    assert f"mta queue: some mail may be missing here: {broken} cannot be read: Too many levels" in said
+    said = server.mta("queue", "show", "nothing000-1.1", code=4)
+    assert f"there is no mail nothing000-1.1, but {broken} cannot be read" in said
+    assert "quarantine viruses" in server.mta("queue", "show", id)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -109,7 +108,9 @@ class _Running:
     @property
     def doubt(self) -> str:
         """Why not every mail can be seen now; mostly empty."""
-        return "mail of workers that ended or do not answer is not all taken over yet" if self._unread else ""
+        if not self._unread:
+            return ""
+        return "mail of workers that ended or do not answer is not all taken over yet; ask again"
 
     def show(self, id: str) -> Any:
         return self.mail("show", id)
@@ -130,23 +131,23 @@ class _Running:
 class _Resting:
     """The mails of a spool nobody works on now, read from its files."""
 
-    doubt = ""
-
     def __init__(self, path: str) -> None:
-        self._path = path
+        from mta.spool.resting import Resting
+
+        self._spool = Resting(path)
+
+    @property
+    def doubt(self) -> str:
+        return self._spool.doubt
 
     def list(self) -> Iterator[dict[str, Any]]:
         from mta.daemon.waiting import plain
-        from mta.spool.recovery import read
 
-        if os.path.isdir(self._path):  # else no server has ever run here
-            yield from map(plain, read(self._path))
+        yield from map(plain, self._spool.envelopes())
 
     def _mail(self, id: str) -> Any:
-        from mta.spool.resting import read_mail
-
         try:
-            return read_mail(self._path, id) if os.path.isdir(self._path) else None
+            return self._spool.mail(id)
         except OSError as error:
             raise telling.Failed(f"{id} cannot be read: {error}", telling.FINDING) from None
 
@@ -186,9 +187,10 @@ def _found(mails: _Running | _Resting, ids: Sequence[str]) -> tuple[list[dict[st
 def _read(given: argparse.Namespace, mails: _Running | _Resting) -> int:
     if given.verb == "list":
         _list(given, mails.list())
-        if mails.doubt:
-            print(f"mta queue: {mails.doubt}: some may be missing here, ask again", file=sys.stderr)
-        return telling.FINE
+        if not mails.doubt:
+            return telling.FINE
+        print(f"mta queue: some mail may be missing here: {mails.doubt}", file=sys.stderr)
+        return telling.FINE if isinstance(mails, _Running) else telling.FINDING
     if given.verb == "body":
         pieces = mails.body(given.ids[0])
         if pieces is None:
@@ -211,7 +213,7 @@ def _read(given: argparse.Namespace, mails: _Running | _Resting) -> int:
 
 
 def _missing(id: str, mails: _Running | _Resting) -> int:
-    but = f", but {mails.doubt}: ask again" if mails.doubt else ""
+    but = f", but {mails.doubt}" if mails.doubt else ""
     print(f"mta queue: there is no mail {id}{but}", file=sys.stderr)
     return telling.NOT_REACHABLE if but else telling.NOT_FOUND
 

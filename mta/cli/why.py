@@ -44,7 +44,7 @@ def run(given: argparse.Namespace) -> int:
     mails = [id] if "." in id else list(dict.fromkeys(event["mail"] for event in events if "mail" in event))[:MANY]
     waiting, doubt = queue.known(settings, mails)
     if doubt:
-        print(f"mta why: {doubt}: there may be more to tell, ask again", file=sys.stderr)
+        print(f"mta why: there may be more to tell: {doubt}", file=sys.stderr)
     if not events and not waiting:
         where = ", ".join(names) or "a log (log.to names no file)"
         raise telling.Failed(f"{id} is not known: it stands neither in {where} nor in the spool", telling.NOT_FOUND)

@@ -28,7 +28,7 @@ from mta.message.message import Message
 from mta.message.reply import Refused
 from mta.net import clock, offload
 from mta.settings import Spool as Settings
-from mta.spool import adoption, contents, reading, recovery
+from mta.spool import adoption, contents, reading
 from mta.spool.bodies import Bodies
 from mta.spool.disk import Disk
 from mta.spool.fresh import Fresh
@@ -438,6 +438,3 @@ class JournalSpool:
             except OSError:
                 pass
         self._disk.close(self._lock)
-
-
-read = recovery.read

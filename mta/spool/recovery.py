@@ -10,11 +10,9 @@ written after a commit that was in doubt, and wins.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from typing import NamedTuple
 
-from mta.message.envelope import Envelope
-from mta.spool import hand, reading, records
+from mta.spool import hand, records
 from mta.spool.bodies import FOLDER
 from mta.spool.disk import Disk
 from mta.spool.index import Entry
@@ -168,19 +166,3 @@ class _Recovery:
             entry = entries.pop(id, None)
             if entry is not None:
                 self.gone[id] = entry
-
-
-def read(path: str) -> Iterator[Envelope]:
-    """The envelopes of all mails in a spool, of living processes too; what they change meanwhile may be missed."""
-    disk = Disk()
-    for name in disk.listed(path)[1]:
-        try:
-            found = recover(disk, os.path.join(path, name))
-        except OSError:  # adopted or removed meanwhile
-            continue
-        at = found.segments.at
-        jobs = [reading.Job(entry.id, at(entry.at), at(entry.content)) for entry in found.entries.values()]
-        for first in range(0, len(jobs), 500):
-            for envelope in reading.envelopes(disk, jobs[first : first + 500]):
-                if isinstance(envelope, Envelope):
-                    yield envelope

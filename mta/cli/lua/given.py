@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mta.cli.lua import showing, trying
 from mta.cli.telling import paint
-from mta.spool.resting import read_mail
+from mta.spool.resting import Resting
 
 if TYPE_CHECKING:
     from mta.cli.lua.console import Console
@@ -55,7 +55,10 @@ def session(console: Console, rest: str) -> None:
 def queued(console: Console, rest: str) -> None:
     if not rest:
         raise ValueError("the id of which mail?")
-    found = read_mail(console.settings.spool.path, rest)
+    spool = Resting(console.settings.spool.path)
+    found = spool.mail(rest)
+    if found is None and spool.unread:
+        raise ValueError(f"{rest} was not found, but {spool.doubt}")
     if found is None:
         raise ValueError(f"{rest} is not in {console.settings.spool.path}")
     envelope, message = found
