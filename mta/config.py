@@ -236,6 +236,10 @@ class _Reader:
         complaint = missing or (about["check"](given) if about["check"] else None)
         if complaint:
             self.complain(at, complaint if missing else f"{at[-1]} {complaint}")
+        elif unit == "path" and not (given or about["empty"]):
+            self.complain(at, f"{at[-1]} must not be empty")
+        elif unit == "path" and "\0" in str(given):
+            self.complain(at, f"{at[-1]} cannot hold a NUL")
         elif unit == "path":
             return self.beside(given, about)
         return given
@@ -297,7 +301,8 @@ class _Reader:
     def waits(self, retry: list[str], at: Key) -> None:
         for wait in retry:
             try:
-                seconds(wait)
+                if not seconds(wait):
+                    raise ValueError("would try again without end; wait at least a moment")
             except ValueError as error:
                 self.complain(at, f"retry: {wait!r} {error}")
         if not retry:
@@ -327,8 +332,6 @@ class _Reader:
         wrong = target.complaint(place.host) if place.host else None
         if wrong:
             self.complain((*at, "host"), wrong)
-        if place.transport in ("maildir", "mbox") and not place.path:
-            self.complain((*at, "path"), f"{place.transport} needs a path")
 
     def domain_name(self, name: str, at: Key) -> None:
         try:

@@ -28,11 +28,13 @@ def opt(
 ) -> Any:
     """Declare a setting.
 
-    `unit` is "", "seconds", "bytes" or "path" (relative to the file it stands in); `words` are values of a path that
-    are no path; `example` stands in the sample where the default depends on the machine.
+    `unit` is "", "seconds", "bytes" or "path" (relative to the file it stands in, and empty only where the default is);
+    `words` are values of a path that are no path; `example` stands in the sample where the default depends on the
+    machine.
     """
     made: dict[str, Any] = {"default_factory": default} if callable(default) else {"default": default}
     about = {"meaning": meaning, "check": check, "unit": unit, "words": words, "example": example}
+    about["empty"] = default == ""
     return dataclasses.field(metadata=about, **made)
 
 
@@ -42,6 +44,10 @@ def positive(value: float) -> str | None:
 
 def not_negative(value: float) -> str | None:
     return None if value >= 0 else "must be 0 or more"
+
+
+def at_most(limit: int) -> Check:
+    return lambda value: None if 0 < value <= limit else f"must be from 1 to {limit}"
 
 
 def shown_whole(value: int) -> str | None:
@@ -93,7 +99,7 @@ class Server:
 
     name: str = opt(host_name, "The name in the greeting, in EHLO and in Received.", example="mx.example.test")
     trusted: list[str] = opt(lambda: ["127.0.0.0/8", "::1"], "Networks whose clients may relay without AUTH.")
-    workers: int = opt(cores, "Worker processes; by default one per core.", positive, example=2)
+    workers: int = opt(cores, "Worker processes; by default one per core.", at_most(256), example=2)
     drain: float = opt(30.0, "At a stop, how long open sessions and deliveries may take.", positive, unit="seconds")
     stuck: float = opt(10.0, "A worker without a sign of life this long is killed.", positive, unit="seconds")
     user: str = opt("", "The user to become after binding, when started as root.")
@@ -180,7 +186,7 @@ class Queue:
     connect_timeout: float = opt(30.0, "For a connection to another server.", positive, unit="seconds")
     reply_timeout: float = opt(300.0, "For the answer of another server (RFC 5321 4.5.3.2).", positive, unit="seconds")
     keep: float = opt(5.0, "How long an idle connection to another server is kept.", not_negative, unit="seconds")
-    port: int = opt(25, "The port of MX hosts.", positive)
+    port: int = opt(25, "The port of MX hosts.", at_most(65535))
 
 
 @dataclass(frozen=True)

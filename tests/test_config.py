@@ -98,7 +98,13 @@ def test_lists_are_checked_entry_by_entry(tmp_path: Path) -> None:
             'mta.toml:2: [server] drain must be a duration like "30s", "5m", "2h" or "5d"',
         ),
         ('[server]\nworkers = "2"', "mta.toml:2: [server] workers must be a whole number"),
-        ("[server]\nworkers = 0", "mta.toml:2: [server] workers must be greater than 0"),
+        ("[server]\nworkers = 0", "mta.toml:2: [server] workers must be from 1 to 256"),
+        ("[server]\nworkers = 2000", "mta.toml:2: [server] workers must be from 1 to 256"),
+        ("[queue]\nport = 70000", "mta.toml:2: [queue] port must be from 1 to 65535"),
+        ('[spool]\npath = ""', "mta.toml:2: [spool] path must not be empty"),
+        ('[rules]\nexport = ["a", ""]', "mta.toml:2: [rules] export must not be empty"),
+        ('[log]\nto = ["a\\u0000b"]', "mta.toml:2: [log] to cannot hold a NUL"),
+        ('[domain."a.test"]\nusers = ""', 'mta.toml:2: [domain."a.test"] users must not be empty'),
         ("[server]\nworkers = true", "mta.toml:2: [server] workers must be a whole number"),
         ('[rules]\nwatch = "yes"', "mta.toml:2: [rules] watch must be true or false"),
         ('[server]\nname = "a b"', "mta.toml:2: [server] 'a b' is not a domain name"),
@@ -147,6 +153,10 @@ def test_lists_are_checked_entry_by_entry(tmp_path: Path) -> None:
         (
             '[queue]\nretry = ["1m", "x"]',
             'mta.toml:2: [queue] retry: \'x\' must be a duration like "30s", "5m", "2h" or "5d"',
+        ),
+        (
+            '[queue]\nretry = ["1m", "0s"]',
+            "mta.toml:2: [queue] retry: '0s' would try again without end; wait at least a moment",
         ),
         ("[server\nworkers = 3", "mta.toml:1: Expected ']' at the end of a table declaration"),
     ],
@@ -304,7 +314,8 @@ def test_check_warns_of_folders_one_may_not_write(tmp_path: Path) -> None:
 
 def test_check_of_empty_paths_comes_to_an_end(tmp_path: Path) -> None:
     (tmp_path / "mta.toml").write_text('[spool]\npath = ""\n[store]\npath = ""\n[log]\nto = [""]\n')
-    assert "there is no [[listener]]" in mta("config", "check", cwd=tmp_path, code=1)
+    said = mta("config", "check", cwd=tmp_path, code=1)
+    assert all(f"{name} must not be empty" in said for name in ("[spool] path", "[store] path", "[log] to")), said
 
 
 def test_check_knows_who_asks_without_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
