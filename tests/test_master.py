@@ -17,6 +17,9 @@ from pathlib import Path
 import pytest
 from daemon import PATIENCE, TREE, Server, alive, free_ports
 
+from mta import config
+from mta.daemon.master import Master
+
 
 def text(n: int) -> str:
     return f"Subject: number {n}\r\nMessage-ID: <{n}@test>\r\n\r\nhello\r\n"
@@ -317,6 +320,9 @@ def test_a_stop_lets_an_open_session_finish_its_mail(tmp_path: Path) -> None:
         server.signal(signal.SIGTERM)
         server.until(lambda: refused(port), "it still listens")
         assert client.rcpt("you@demo.test")[0] == 250
+        told = server.status()
+        assert (told["state"], told["listeners"]) == ("stopping", [])
+        assert "stopping" in server.mta("status")
         assert client.data(text(1))[0] == 250
         assert server.ended() == 0
     assert server.events("accepted")
@@ -327,6 +333,19 @@ def test_a_stop_ends_idle_sessions_at_once(tmp_path: Path) -> None:
         client = server.smtp()
         client.ehlo()
         assert server.stop() == 0
+
+
+def test_a_mistake_of_the_masters_own_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mta.toml").write_text("")
+    master, told = Master(config.read(tmp_path / "mta.toml")), list[str]()
+    monkeypatch.setattr("mta.daemon.master.log.bug", lambda error: told.append(str(error)))
+
+    def step(what: str) -> None:
+        raise ValueError(what)
+
+    for what in ("one", "one", "one", "two"):
+        master._do(lambda what=what: step(what))
+    assert told == ["one", "two"]
 
 
 def test_a_second_signal_hurries(tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ class Master:
         self.began = time.time()
         self._signals = 0  # how often we were told to stop
         self._looked = time.monotonic()
+        self._bug = ""  # the last one told
         self.orphans = Orphans()
         self.respawn: dict[int, tuple[float, int]] = {}  # slot: (when, deaths in a row)
 
@@ -86,10 +87,8 @@ class Master:
             self.fork(slot, self.generation, self.rulebook.current)
         try:
             while self.state != "ended":
-                self._wait()
-                self._reap()
-                self._hear()
-                self._look()
+                for step in (self._wait, self._reap, self._hear, self._look):
+                    self._do(step)
         finally:
             for child in self.children.values():
                 child.kill()
@@ -131,6 +130,15 @@ class Master:
         return Generation(1, self.config, bound, contexts(self.settings, {}))
 
     # -- one turn ----------------------------------------------------------------------------------------------------
+
+    def _do(self, step: Callable[[], None]) -> None:
+        """A step of a turn. Our own mistake in it must not end the server and cut off all that is under way."""
+        try:
+            step()
+        except Exception as error:
+            if str(error) != self._bug:  # else it would be told at every turn
+                self._bug = str(error)
+                log.bug(error)
 
     def _wait(self) -> None:
         about = signal.sigtimedwait(SIGNALS, TICK)
@@ -336,6 +344,7 @@ class Master:
             "listeners": [
                 {"address": bound.names(), "kind": listener.kind, "tls": listener.tls is not None}
                 for listener, bound in self.generation.bound
+                if self.state != "stopping"  # they are closed then
             ],
             "children": [
                 {"name": c.name, "pid": c.pid, "state": c.state, "generation": c.generation, "folders": len(c.folders)}
