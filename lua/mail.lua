@@ -48,10 +48,6 @@ function LAZY.recipients(facts)
   return out
 end
 
-function LAZY.size(facts)
-  return py.size(facts[NUMBER])
-end
-
 --- What a client shows to log in. Every field is asked of Python when it is read: nothing of it stays here.
 local function credentials(facts)
   return setmetatable({}, {
@@ -94,6 +90,9 @@ function FACTS.__index(facts, key)
       return value
     elseif key == "credentials" then
       return credentials(facts)
+    elseif key == "size" then -- asked each time: every change of the mail changes it
+      charge(1)
+      return py.size(facts[NUMBER])
     end
     return METHODS[key]
   elseif type(key) ~= "table" then -- else a key of ours without a value
@@ -159,7 +158,7 @@ function M.at(number, stage)
   local facts = mails[number]
   local r = facts[RUN]
   facts[STAGE], r.stage = stage, stage
-  facts.recipient, facts.recipients, facts.size = nil, nil, nil
+  facts.recipient, facts.recipients = nil, nil
   if r.touched then
     facts.vars, r.touched = nil, false
   end

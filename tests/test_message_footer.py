@@ -23,6 +23,20 @@ def test_under_a_plain_text() -> None:
     assert bytes(mail) == mail.raw + b"-- \r\nSent by Example\r\n", "only added to"
 
 
+@pytest.mark.parametrize("name", ["alternative", "nested", "attachments", "html-only"])
+def test_two_footers_one_under_the_other(name: str) -> None:
+    """As main.lua and a domain's file may both add one; the second once read into the part that follows."""
+    mail = sample(name)
+    before = [part.decoded() for part in mail.parts() if part not in footer.texts(mail.root) and not part.multipart]
+    for words in ("first", "second"):
+        assert footer.add(mail.root, words) == len(footer.texts(mail.root))
+    for part in footer.texts(Message(bytes(mail)).root):
+        first, second = part.text().rindex("first"), part.text().rindex("second")
+        assert first < second and "--" not in part.text()[first:]
+    read = Message(bytes(mail))
+    assert [p.decoded() for p in read.parts() if p not in footer.texts(read.root) and not p.multipart] == before
+
+
 def test_words_the_mail_could_not_say_before() -> None:
     mail = sample("plain")
     footer.add(mail.root, WORDS)

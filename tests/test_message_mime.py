@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mails import MESSAGES, Maker, sample
 from timing import linear
 
-from mta.message import build, encodings, parameters
+from mta.message import build, encodings, footer, parameters
 from mta.message.layout import Span
 from mta.message.message import Message
 from mta.message.mime import MAX_DEPTH, MAX_TEXT, Part
@@ -509,11 +509,32 @@ def test_only_texts_have_a_text_to_set() -> None:
 
 def test_bytes_inserted_into_a_body() -> None:
     mail = sample("plain")
+    body = mail.raw[mail.raw.index(b"Hello") :]
     mail.root.insert(0, b"first\r\n")
-    mail.root.insert(mail.root.size - 7, b"last\r\n")
-    assert bytes(mail.root.content) == b"first\r\n" + mail.raw[mail.raw.index(b"Hello") :] + b"last\r\n"
+    mail.root.insert(mail.root.size, b"last\r\n")
+    assert bytes(mail.root.content) == b"first\r\n" + body + b"last\r\n"
+    for place, text in ((3, b"I"), (0, b"0"), (mail.root.size, b"end\r\n"), (9, b"9"), (11, b"!")):
+        now = bytes(mail.root.content)
+        mail.root.insert(place, text)
+        assert bytes(mail.root.content) == now[:place] + text + now[place:], "places count what was inserted before"
+    assert bytes(mail).endswith(bytes(mail.root.content)) and mail.size == len(bytes(mail))
     with pytest.raises(ValueError, match="nothing can be inserted"):
         mail.root.insert(1000, b"x")
+
+
+def test_a_part_of_a_digest_stays_a_mail_when_it_is_wrapped() -> None:
+    mail = sample("digest")
+    (digest,) = [part for part in mail.parts() if part.type == "multipart/digest"]
+    inside = digest.parts[0]
+    assert inside.type == "message/rfc822" and not inside.headers.has("content-type")
+    before = bytes(inside.content)
+    inside.wrap("mixed")
+    seen = at(Message(bytes(mail)), inside.number)
+    assert (seen.type, bytes(seen.content)) == ("message/rfc822", before)
+
+
+def untype(part: Part, _: random.Random) -> None:
+    part.headers.remove("Content-Type")
 
 
 CHANGES: list[Callable[[Part, random.Random], object]] = [
@@ -525,9 +546,14 @@ CHANGES: list[Callable[[Part, random.Random], object]] = [
     lambda part, rng: part.wrap("mixed"),
     lambda part, rng: part.rename("name.txt"),
     lambda part, rng: part.headers.append("X-Seen", "1"),
-    lambda part, rng: part.headers.remove("Content-Type"),
+    untype,
     lambda part, rng: part.set_text("ü") if part.type.startswith("text/") else None,
+    lambda part, rng: footer.add(part, "bye"),
 ]
+
+
+def seen(part: Part) -> tuple[str, str, int, bytes]:
+    return part.number, part.type, part.size, bytes(part.content)
 
 
 INNER = (
@@ -620,11 +646,14 @@ def test_any_changes_to_any_mail_raise_nothing_and_keep_the_untouched(path: Path
     for seed in range(30):
         rng = random.Random(f"{path.stem} {seed}")
         mail = Message(path.read_bytes())
-        for _ in range(rng.randint(1, 5)):
-            rng.choice(CHANGES)(rng.choice(list(mail.parts())), rng)
+        changes = rng.choices(CHANGES, k=rng.randint(1, 5))
+        for change in changes:
+            change(rng.choice(list(mail.parts())), rng)
         written = bytes(mail)
         assert mail.size == len(written)
         assert shape(Message(written))  # it can be read again
+        if untype not in changes:  # then what is seen is what will be read
+            assert [seen(part) for part in mail.parts()] == [seen(part) for part in Message(written).parts()]
         untouched = [part for part in mail.parts() if not part.parts and not part.touched]
         opened = b"".join(part.decoded() for part in Message(written).parts() if part.encoding == "base64")
         assert all(bytes(part.content) in written or bytes(part.content) in opened for part in untouched)

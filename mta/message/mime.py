@@ -26,7 +26,7 @@ import re
 from collections.abc import Iterator
 
 from mta.message import charsets, encodings, multipart, parameters
-from mta.message.entity import canonical
+from mta.message.entity import canonical, gathered
 from mta.message.headers import LONGEST, Headers, edges, write
 from mta.message.layout import Layout, Raw, Span
 from mta.message.multipart import Budget, Line
@@ -140,20 +140,23 @@ class Part:
 
     @property
     def size(self) -> int:
-        """Bytes of the body, still encoded, as it came or was last replaced."""
-        return self._stop - self._body + sum(len(text) for _, text in self._new)
+        """Bytes of the body as it would be written now, still encoded."""
+        if not self._assembled:
+            return self._stop - self._body + sum(len(text) for _, text in self._new)
+        out = Layout(b"")
+        self._write_body(out)
+        return out.size
 
     # -- what is in it -----------------------------------------------------------------------------------------------
 
     @property
     def content(self) -> bytes | memoryview:
-        """The body, still encoded."""
-        view = memoryview(self._raw)
-        if not self._new:
-            return view[self._body : self._stop]
+        """The body as it would be written now, still encoded."""
+        if not self._new and not self._assembled:
+            return memoryview(self._raw)[self._body : self._stop]
         out = Layout(b"")
-        self._write_leaf(out)
-        return b"".join([piece for piece in out.pieces if not isinstance(piece, Span)])
+        self._write_body(out)
+        return gathered(piece for piece in out.pieces if not isinstance(piece, Span))
 
     def chunks(self) -> Iterator[bytes]:
         """The decoded body in pieces of some 60 KB."""
@@ -280,6 +283,11 @@ class Part:
         return any(part.touched for part in self._children or ())
 
     @property
+    def _assembled(self) -> bool:
+        """Is the body put together from parts that are not those that came?"""
+        return bool(self._children) and (self._edited or any(part.touched for part in self._children or ()))
+
+    @property
     def touched(self) -> bool:
         return self.rewritten or (self._headers is not None and self._headers.changed)
 
@@ -331,13 +339,26 @@ class Part:
         self._take(encodings.encode(octets, encoding), 0)
 
     def insert(self, at: int, text: bytes) -> None:
-        """Put bytes into the body where its byte number `at` stands; they must be in its transfer encoding.
+        """Put bytes into the body where its byte number `at` stands now; they must be in its transfer encoding.
 
-        Raises ValueError in a part that has been split or whose body has no such place.
+        Raises ValueError in a part that holds others or whose body has no such place.
         """
+        if self._children and not self.type.startswith(("multipart/", "message/")):  # its type was changed since
+            self._take(bytes(self.content), 0)
         if self._children or not 0 <= at <= self.size:
             raise ValueError(f"nothing can be inserted at {at}")
-        self._new = sorted([*self._new, (at, text)], key=lambda new: new[0])
+        number = 0  # of pieces inserted before it; their bytes count in `at`, but not in the places of `_new`
+        for place, there in self._new:
+            if at < place:
+                break
+            if at <= place + len(there):
+                cut = at - place
+                at, text = place, b"".join((there[:cut], text, there[cut:]))
+                del self._new[number]
+                break
+            at -= len(there)
+            number += 1
+        self._new.insert(number, (at, text))
         self._keep_boundaries_apart(text)
 
     def rename(self, name: str) -> None:
@@ -401,6 +422,7 @@ class Part:
         """
         if self.depth >= MAX_DEPTH:
             raise ValueError("parts are nested too deep")
+        kind = self.type
         outer = Part.of(b"")
         outer.parent, outer._lead, self._lead = self.parent, self._lead, None
         outer._children, outer._edited = [self], True
@@ -423,6 +445,8 @@ class Part:
             siblings[siblings.index(self)] = outer
             outer.parent._edited = True
         self.parent = outer
+        if self.type != kind:  # it said none, and in a multipart/digest that means another (RFC 2046 5.1.5)
+            self.headers.set("Content-Type", kind)
         return outer
 
     def _loaded(self) -> Iterator[Part]:
@@ -482,17 +506,20 @@ class Part:
         elif self.rewritten or self._body < self._stop:
             out.end_line()
             out.new(b"\r\n")
-        if not self._children or not (self._edited or any(part.touched for part in self._children)):
+        self._write_body(out)
+
+    def _write_body(self, out: Layout) -> None:
+        if not self._assembled:
             self._write_leaf(out)
         elif self._boundary:
             self._write_multipart(out)
         elif self._coded:
             mail = Layout(b"")
-            self._children[0].write(mail)
+            self.parts[0].write(mail)
             pieces = [piece for piece in mail.pieces if not isinstance(piece, Span)]
             out.new(encodings.encode(b"".join(pieces), self.encoding))
         else:
-            for part in self._children:
+            for part in self.parts:
                 part.write(out)
 
     def _write_leaf(self, out: Layout) -> None:
