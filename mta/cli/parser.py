@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import sys
 from typing import Any, NoReturn
 
 CODES = "Exit codes: 0 fine, 1 a finding, 2 wrong usage, 3 not found, 4 no server answers."
@@ -27,6 +28,10 @@ class Parser(argparse.ArgumentParser):
             known = [choice.strip(" ')") for choice in rest.partition("choose from ")[2].split(",")]
         near = difflib.get_close_matches(word.partition("=")[0], known, 1) if word else []
         super().error(message + (f"; did you mean {near[0]}?" if near else ""))
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Newer versions of Python pass over a full disk here; older ones, like us, let it be told."""
+        (file or sys.stderr).write(message)
 
 
 class _Verbs(argparse._SubParsersAction):

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import base64
+import functools
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mta.cli import telling
 from mta.daemon.control import Line
 from mta.net.frames import CallFailed, Unavailable
 from mta.settings import Settings
+
+if TYPE_CHECKING:
+    from mta.spool.resting import Resting
 
 DONE = {"hold": "held", "release": "released", "retry": "tried again", "delete": "deleted"}
 MEANINGS = {
@@ -132,18 +137,23 @@ class _Resting:
     """The mails of a spool nobody works on now, read from its files."""
 
     def __init__(self, path: str) -> None:
+        self._path = path
+
+    @functools.cached_property
+    def _spool(self) -> Resting:
         from mta.spool.resting import Resting
 
-        self._spool = Resting(path)
+        return Resting(self._path)
 
     @property
     def doubt(self) -> str:
-        return self._spool.doubt
+        return self._spool.doubt if "_spool" in vars(self) else ""
 
     def list(self) -> Iterator[dict[str, Any]]:
-        from mta.daemon.waiting import plain
+        if os.path.isdir(self._path):  # else no server has ever run here, and we need not load what reads it
+            from mta.daemon.waiting import plain
 
-        yield from map(plain, self._spool.envelopes())
+            yield from map(plain, self._spool.envelopes())
 
     def _mail(self, id: str) -> Any:
         try:
