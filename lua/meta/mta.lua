@@ -375,7 +375,7 @@ function mta_headers:replace_address(name, old, new) end
 ---@field server string Our name.
 ---@field listener string The kind of listener: relay, submission ...
 ---@field tls string? Protocol and cipher; nil on a connection in clear text.
----@field vars table Whatever rules want to remember with the mail: text, numbers, booleans and tables of them, 64 KB.
+---@field vars table Whatever rules want to remember with the mail: text, numbers, booleans and tables of them, 64 KB. It stays through the queue: what a rule of postq or delivery sets is there at the next try too.
 ---@field headers mta.headers The fields of the header, top to bottom. They can be read at preq and later.
 local mta_known_always = {}
 
@@ -395,12 +395,12 @@ local mta_known_authenticate = {}
 ---@field sender mta.address The sender of the envelope; empty for a bounce. (At mail and later.)
 local mta_known_from_mail = {}
 
----@class mta.known.rcpt_delivery
----@field recipient mta.address The recipient in question. (At rcpt and delivery.)
-local mta_known_rcpt_delivery = {}
+---@class mta.known.rcpt
+---@field recipient mta.address The recipient in question; whoever rules took in its place, nil if they took it out. (At rcpt.)
+local mta_known_rcpt = {}
 
 ---@class mta.known.from_rcpt
----@field recipients mta.address[] All recipients accepted so far. (At rcpt and later.)
+---@field recipients mta.address[] All recipients accepted so far; at delivery those of this attempt, which go one way. (At rcpt and later.)
 local mta_known_from_rcpt = {}
 
 ---Send the mail that way instead of where the settings say: "mx", "host:port", "smtp://user:password@host", "smtps://host", "maildir:PATH", "mbox:PATH", "discard", or "settings" for what they say after all. At rcpt this recipient, later all of them, or those named. At delivery it holds for this attempt only. (At rcpt and later.)
@@ -532,7 +532,7 @@ function mta_known_from_preq:encrypt(kind, names) end
 ---@return boolean
 function mta_known_from_preq:can_encrypt(kind, names) end
 
----Open the mail with the key of that name; {signed, addresses} tell by whom it is signed well inside, as far as the OpenPGP keyring `ring` knows them. nil and why if it cannot be opened. (At preq and later.)
+---Open the mail with the key of that name; {signed, addresses, reason} tell by whom it is signed well inside, as far as the OpenPGP keyring `ring` knows them, or why nobody is said to have signed it. nil and why if it cannot be opened. (At preq and later.)
 ---```lua
 ---mail:encrypt("smime", "you@example.test")
 ---assert(mail:decrypt("smime", "you@example.test"))
@@ -617,11 +617,11 @@ function mta_known_mail_to_postq:replace_recipient(old, new) end
 ---@class mta.mail.helo: mta.known.always, mta.known.from_helo
 ---@class mta.mail.authenticate: mta.known.always, mta.known.from_helo, mta.known.from_authenticate, mta.known.authenticate
 ---@class mta.mail.mail: mta.known.always, mta.known.from_helo, mta.known.from_authenticate, mta.known.from_mail, mta.known.mail_to_postq
----@class mta.mail.rcpt: mta.known.always, mta.known.from_helo, mta.known.from_authenticate, mta.known.from_mail, mta.known.rcpt_delivery, mta.known.from_rcpt, mta.known.mail_to_postq
+---@class mta.mail.rcpt: mta.known.always, mta.known.from_helo, mta.known.from_authenticate, mta.known.from_mail, mta.known.rcpt, mta.known.from_rcpt, mta.known.mail_to_postq
 ---@class mta.mail.data: mta.known.always, mta.known.from_helo, mta.known.from_authenticate, mta.known.from_mail, mta.known.from_rcpt, mta.known.mail_to_postq
 ---@class mta.mail.preq: mta.known.always, mta.known.from_helo, mta.known.from_authenticate, mta.known.from_mail, mta.known.from_rcpt, mta.known.from_preq, mta.known.mail_to_postq
 ---@class mta.mail.postq: mta.known.always, mta.known.from_helo, mta.known.from_authenticate, mta.known.from_mail, mta.known.from_rcpt, mta.known.from_preq, mta.known.mail_to_postq
----@class mta.mail.delivery: mta.known.always, mta.known.from_helo, mta.known.from_authenticate, mta.known.from_mail, mta.known.rcpt_delivery, mta.known.from_rcpt, mta.known.from_preq
+---@class mta.mail.delivery: mta.known.always, mta.known.from_helo, mta.known.from_authenticate, mta.known.from_mail, mta.known.from_rcpt, mta.known.from_preq
 
 on = {}
 
@@ -995,7 +995,7 @@ json = {}
 ---@return any, string?
 function json.decode(text) end
 
----A value as JSON: a table is a list without gaps, or has names as keys. An empty one is an object.
+---A value as JSON: a table is a list without gaps, or has names as keys. An empty one is an object. mail.vars are a table, addresses are text.
 ---```lua
 ---assert(json.encode({ 1, "two", { yes = true } }) == '[1,"two",{"yes":true}]')
 ---```

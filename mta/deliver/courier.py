@@ -111,6 +111,8 @@ class Courier:
                 content = copied(message)
                 verdict, facts = judge.ask("delivery", envelope, content, group)
                 said, ways = effect(verdict, bounces=envelope.ours or self._bounces), facts.ways
+                if facts.vars != envelope.vars:  # what is edited is for this attempt, what is remembered lasts
+                    envelope = replace(envelope, vars=facts.vars)
                 if said.kind != "go":
                     self._obey(said, verdict, "delivery", envelope, group, outcome)
                     continue
@@ -160,10 +162,11 @@ class Courier:
                 return None
             return Mail(decided, content if changed else message)
         outcome = Outcome()
-        about = envelope if said.kind == "later" else decided
+        later = said.kind == "later"  # it is asked again, about the mail as it was, and knows what it remembered
+        about = replace(envelope, vars=values) if later else decided
         self._obey(said, verdict, "postq", about, about.recipients, outcome)
-        if said.kind == "later":  # it is asked again, about the mail as it was
-            self._finish(envelope, message, outcome, postq=False)
+        if later:
+            self._finish(about, message, outcome, postq=False)
         else:
             self._finish(decided, content, outcome, postq=True, changed=changed)
         return None

@@ -104,13 +104,13 @@ FACTS = [
     ),
     word(
         "mail.recipient: address",
-        "The recipient in question.",
+        "The recipient in question. Afterwards there are mail.recipients, of whom an attempt may have several.",
         'assert(mail.recipient.local_part == "you")',
-        "rcpt delivery",
+        "rcpt",
     ),
     word(
         "mail.recipients: address[]",
-        "All recipients accepted so far.",
+        "All recipients accepted so far; at delivery those of this attempt, who are reached the same way.",
         'for _, address in ipairs(mail.recipients) do\n  assert(address.domain == "example.test")\nend',
         "rcpt..",
     ),
@@ -126,7 +126,8 @@ FACTS = [
     word("mail.size: integer", "Bytes the mail has now.", "assert(mail.size > 100)", "preq.."),
     word(
         "mail.vars: table",
-        "Whatever rules want to remember with the mail: text, numbers, booleans and tables of them, 64 KB.",
+        "Whatever rules want to remember with the mail: text, numbers, booleans and tables of them, 64 KB. It stays "
+        "through the queue: what a rule of postq or delivery sets is there at the next try too.",
         'mail.vars.seen = (mail.vars.seen or 0) + 1\nmail.vars.why = { "first", "second" }',
     ),
     word(
@@ -267,7 +268,8 @@ OUTSIDE = [
     word("print(...: any)", "To the log, as log.info does.", 'print("size", mail.size)', kind="library"),
     word(
         "json.encode(value: any) -> string",
-        "A value as JSON: a table is a list without gaps, or has names as keys. An empty one is an object.",
+        "A value as JSON: a table is a list without gaps, or has names as keys. An empty one is an object. mail.vars "
+        "are a table, addresses are text.",
         'assert(json.encode({ 1, "two", { yes = true } }) == \'[1,"two",{"yes":true}]\')',
         kind="library",
     ),
