@@ -167,9 +167,15 @@ def test_we_decrypt_what_gpg_encrypts(gpg: Gpg, people: dict[str, Keys]) -> None
     assert bytes(found.content) == PART and [one.addresses for one in found.signers] == [("bob@a.test",)]
     stranger = off_loop.decrypt(mail, people["alice"].secret, "", people["stranger"].public)
     assert bytes(stranger.content) == PART and stranger.signers == ()
+    assert stranger.reason == "the keyring does not hold the key that signed it" and found.reason == ""
     mail = bytes(openpgp.encrypted(gpg(*signing, given=PART)))  # compressed: the library does not look that deep
     found = off_loop.decrypt(mail, people["alice"].secret, "", ring)
-    assert bytes(found.content) == PART and found.signers == ()
+    assert bytes(found.content) == PART and found.signers == () and "compressed before (GnuPG" in found.reason
+    for compressed in ("none", "zip"):
+        alone = gpg(*signing[:2], "--recipient", "alice@a.test", "--compress-algo", compressed, given=PART)
+        found = off_loop.decrypt(bytes(openpgp.encrypted(alone)), people["alice"].secret, "", ring)
+        assert bytes(found.content) == PART and found.reason == "it is not signed"
+    assert off_loop.decrypt(mail, people["alice"].secret).reason == "no keyring was given to look for its signer"
 
 
 def test_a_whole_mail_comes_back_with_its_header(people: dict[str, Keys]) -> None:

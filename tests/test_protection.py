@@ -91,7 +91,8 @@ def test_pgp_of_a_whole_mail_and_of_one_part(keys: Keys, pgp: Path) -> None:
     unknown = protection.verify(sent.root, keys, "pgp", "bob@a.test")
     assert not unknown["ok"] and "does not hold the key" in str(unknown["reason"])
     sealed = next(part for part in sent.parts() if part.type == "multipart/encrypted")
-    assert protection.decrypt(sealed, keys, "pgp", "bob@a.test") == {"signed": False, "addresses": ""}
+    opened = protection.decrypt(sealed, keys, "pgp", "bob@a.test", "alice@a.test")
+    assert opened == {"signed": False, "addresses": "", "reason": "it is not signed"}
     assert plan(sent).decoded() == b"\0\1\2"
 
 
@@ -123,6 +124,8 @@ def test_a_mail_that_cannot_be_protected_is_an_error(keys: Keys, pgp: Path) -> N
         assert not protection.can_encrypt(keys, kind, [])
     with pytest.raises(ValueError, match=r"root\.pem: there is no private key"):
         protection.sign(mail.root, keys, "smime", "root")
+    with pytest.raises(ValueError, match="needs the name of a keyring"):
+        protection.verify(mail.root, keys, "pgp")
     with pytest.raises(ValueError, match="'rot13' is no way"):
         protection.sign(mail.root, keys, "rot13", "alice@a.test")
     assert bytes(mail) == MAIL
@@ -135,6 +138,20 @@ def test_no_name_leads_out_of_the_folder(keys: Keys, folder: Path, name: str) ->
     with pytest.raises(NoKey, match="is not the name of a key"):
         keys.identity(name)
     assert not keys.has("smime", name)
+
+
+def test_a_sender_may_write_capitals_and_odd_marks_in_an_address(tmp_path: Path, folder: Path) -> None:
+    pem = (folder / "alice@a.test.pem").read_bytes()
+    for name in ("o'neil&sons@a.test.pem", "Box@a.test.pem"):
+        (tmp_path / name).write_bytes(pem)
+    mine = Keys(tmp_path)
+    for name in ("o'neil&sons@a.test", "O'Neil&Sons@a.test", "Box@a.test"):
+        assert mine.has("smime", name) and mine.certificates([name]) == Keys(folder).certificates(["alice@a.test"])
+    assert not mine.has("smime", "BOX@a.test")
+    with pytest.raises(NoKey, match=r"there is no key .*BOX@a\.test\.pem"):
+        mine.certificates(["BOX@a.test"])
+    assert Keys({"box@a.test.pem": pem}).has("smime", "BOX@a.test")
+    assert Keys({"box@a.test.pem": pem}).authorities("BOX@a.test")
 
 
 def test_keys_are_read_again_when_they_change(tmp_path: Path, folder: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 from entities import content_of, with_content
 from hypothesis import given
@@ -269,6 +269,10 @@ def test_who_cannot_open_it(people) -> None:
         off_loop.encrypt(PART, [])
     with pytest.raises(ValueError, match="is not for key encipherment"):
         off_loop.encrypt(PART, [people["signs"].certificate])
+    root = people["root"]
+    modern = certified("modern", ed25519.Ed25519PrivateKey.generate(), root)
+    with pytest.raises(ValueError, match="to RSA and EC keys; the certificate of CN=modern has another"):
+        off_loop.encrypt(PART, [people["alice"].certificate, modern.certificate])
 
 
 def test_large_mails_stop_nobody(people) -> None:

@@ -28,11 +28,12 @@ class Verified(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """What was encrypted, and who signed it well inside (RFC 3156 6.2), as far as the keyring knows them. Nobody, if
-    what was signed was compressed before it was encrypted: Sequoia's binding does not look that deep."""
+    """What was encrypted, and who signed it well inside (RFC 3156 6.2), as far as the keyring knows them; `reason` says
+    why that is nobody."""
 
     content: Entity
     signers: tuple[Signer, ...] = ()
+    reason: str = ""
 
 
 def content_to_sign(entity: bytes) -> bytes:
@@ -87,5 +88,5 @@ def encrypted_of(entity: bytes) -> bytes:
     return second.decoded()
 
 
-def opened(content: bytes, signers: list[Signer]) -> Opened:
-    return Opened(read(canonical(content)), tuple(signers))
+def opened(content: bytes, signers: list[Signer], reason: str = "") -> Opened:
+    return Opened(read(canonical(content)), tuple(signers), reason)

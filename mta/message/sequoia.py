@@ -47,11 +47,13 @@ class Signer(msgspec.Struct, frozen=True):
 
 class Done(msgspec.Struct):
     """`content`: the signature, the encrypted or the decrypted text. `hash`: of a signature, as in "sha512". `signers`:
-    who signed it well. `failed`: why nothing could be done."""
+    who signed it well. `reason`: why nobody is said to have signed what was encrypted. `failed`: why nothing could be
+    done."""
 
     content: bytes = b""
     hash: str = ""
     signers: list[Signer] = []
+    reason: str = ""
     failed: str = ""
 
 
@@ -141,15 +143,33 @@ def _decrypt(order: Order, content: bytes) -> Done:
     from pysequoia import decrypt
 
     opener = _trying("the key cannot decrypt", _secret(order).decryptor, order.password or None)
+    reason = "no keyring was given to look for its signer"
     if order.keyring:
-        found = certificates(order.keyring)
+        found, named = certificates(order.keyring), list[str]()
+
+        def store(ids: list[str]) -> list[Cert]:
+            named.extend(ids)
+            return found
+
         try:  # with a keyring, the library refuses what nobody in it has signed
-            made = decrypt(decryptor=opener, bytes=content, store=lambda ids: found)
+            made = decrypt(decryptor=opener, bytes=content, store=store)
             return Done(made.bytes or b"", signers=_signers(made.valid_sigs, found))
-        except RuntimeError:
-            pass
+        except RuntimeError as error:
+            reason = _unsigned(named, found, str(error))
     made = _trying("it cannot be decrypted", decrypt, decryptor=opener, bytes=content)
-    return Done(made.bytes or b"")
+    return Done(made.bytes or b"", reason=reason)
+
+
+def _unsigned(named: list[str], found: list[Cert], error: str) -> str:
+    """Why nobody is said to have signed it. `named`: the keys its signatures name, by fingerprint or the end of it."""
+    if not named:
+        return "it is not signed"
+    known = {mark for one in found for mark in _fingerprints(one) if mark}
+    if not any(mark.endswith(name.lower()) for mark in known for name in named):
+        return "the keyring does not hold the key that signed it"
+    if "message structure" in error:  # the library's binding does not look that deep
+        return "its signature cannot be read, for it was compressed before (GnuPG: --compress-algo none)"
+    return "the signature is not good"
 
 
 def _verify(order: Order, content: bytes) -> Done:

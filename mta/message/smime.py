@@ -193,6 +193,8 @@ def content_to_encrypt(entity: bytes, recipients: Sequence[x509.Certificate], at
     if not recipients:
         raise ValueError("a mail must be encrypted to at least one certificate")
     for certificate in recipients:
+        if not isinstance(certificate.public_key(), rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
+            raise ValueError(f"S/MIME encrypts to RSA and EC keys; the certificate of {name(certificate)} has another")
         _usable(certificate, "key_encipherment", "key_agreement", at=at)
     return canonical(entity)
 

@@ -48,10 +48,10 @@ def encrypt(
 
 
 def decrypt(entity: bytes, key: bytes, password: str = "", keyring: bytes = b"") -> Opened:
-    """The entity inside, and who of the keyring signed it."""
+    """The entity inside, and who of the keyring signed it, or why that is nobody."""
     armored = offload.run(openpgp.encrypted_of, entity)
     done = _good(_do(Order("decrypt", key, password, keyring), armored))
-    made = offload.run(openpgp.opened, done.content, done.signers)
+    made = offload.run(openpgp.opened, done.content, done.signers, done.reason)
     done.content = armored = b""
     offload.pause(0)  # as in encrypt
     return made

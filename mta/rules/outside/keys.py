@@ -4,7 +4,8 @@
     keys/NAME.asc        OpenPGP: keys, secret or public, one or many
     keys/NAME.password   the password of NAME's private key, if it has one: the first line
 
-NAME is a word a rule chose, or an address; what the network sends never leads out of the folder.
+NAME is a word a rule chose, or an address, of which capitals that a client writes make no other: a name without a file
+is looked for in small letters. What the network sends never leads out of the folder.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-NAME = re.compile(r"[A-Za-z0-9_+=@-][A-Za-z0-9_.+=@-]{0,200}")
+NAME = re.compile(r"[!-\-0-\[\]-~][!-.0-\[\]-~]{0,200}")  # ASCII, no blank, no slash, no dot first
 MAX_SIZE = 16 << 20  # bytes of a keyring
 
 
@@ -73,10 +74,14 @@ class Keys:
 
     def has(self, kind: str, name: str) -> bool:
         """Is there a key ("smime" or "pgp") of that name?"""
-        file = f"{name}.{'pem' if kind == 'smime' else 'asc'}"
-        if not NAME.fullmatch(name):
-            return False
+        return bool(NAME.fullmatch(name)) and self._there(self._called(f"{name}.{'pem' if kind == 'smime' else 'asc'}"))
+
+    def _there(self, file: str) -> bool:
         return file in self._given if self._given is not None else (self._folder / file).is_file()
+
+    def _called(self, file: str) -> str:
+        small = file.lower()
+        return small if small != file and not self._there(file) and self._there(small) else file
 
     def _password(self, name: str) -> str:
         try:
@@ -87,6 +92,7 @@ class Keys:
     def _read(self, file: str, what: str, parse: Callable[[bytes], T], password: str = "") -> T:
         if not NAME.fullmatch(file):
             raise NoKey(f"{file!r} is not the name of a key")
+        file = self._called(file)
         path = self._folder / file
         if self._given is not None:
             if file not in self._given:

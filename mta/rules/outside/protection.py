@@ -58,16 +58,16 @@ def can_encrypt(keys: Keys, kind: str, names: Sequence[str]) -> bool:
 
 
 def decrypt(part: Part, keys: Keys, kind: str, name: str, ring: str = "") -> dict[str, Flat]:
-    """Open it with the key of that name: {signed, addresses}, whether and by whom it is signed well inside, as far as
-    the OpenPGP keyring called `ring` knows them. An S/MIME signature inside is there to be verified afterwards."""
+    """Open it with the key of that name: {signed, addresses, reason}, whether and by whom it is signed well inside, as
+    far as the OpenPGP keyring called `ring` knows them, and why it is not said to be. An S/MIME signature inside is
+    there to be verified afterwards."""
     _known(kind)
-    signers: tuple[Signer, ...] = ()
     if kind == "smime":
-        made = _unless(smime.decrypt, _content(part), keys.identity(name))
-    else:
-        made, signers = _unless(openpgp.decrypt, _content(part), *keys.pgp(name), keys.ring([ring] if ring else []))
-    _become(part, made)
-    return {"signed": bool(signers), "addresses": _all(signers)}
+        _become(part, _unless(smime.decrypt, _content(part), keys.identity(name)))
+        return {"signed": False, "addresses": "", "reason": "mail:verify tells of S/MIME"}
+    found = _unless(openpgp.decrypt, _content(part), *keys.pgp(name), keys.ring([ring] if ring else []))
+    _become(part, found.content)
+    return {"signed": bool(found.signers), "addresses": _all(found.signers), "reason": found.reason}
 
 
 def verify(part: Part, keys: Keys, kind: str, name: str = "") -> dict[str, Flat]:
@@ -80,6 +80,8 @@ def verify(part: Part, keys: Keys, kind: str, name: str = "") -> dict[str, Flat]
         trusted = keys.authorities(name) if name else ()
         seal = _unless(smime.verify, _content(part), trusted)
         return _seal(seal.ok, seal.reason, seal.signer, " ".join(seal.addresses), seal.fingerprint)
+    if not name:
+        raise ValueError('to verify "pgp" needs the name of a keyring: keys/NAME.asc')
     ring = keys.ring([name])
     checked = _unless(openpgp.verify, _content(part), ring)
     if not checked.ok:

@@ -70,8 +70,9 @@ OF_MAIL = [
     ),
     _of_mail(
         "mail:decrypt(kind: string, name: string, ring?: string) -> table?, string?",
-        "Open the mail with the key of that name; {signed, addresses} tell by whom it is signed well inside, as far as "
-        "the OpenPGP keyring `ring` knows them. nil and why if it cannot be opened.",
+        "Open the mail with the key of that name; {signed, addresses, reason} tell by whom it is signed well inside, "
+        "as far as the OpenPGP keyring `ring` knows them, or why nobody is said to have signed it. nil and why if it "
+        "cannot be opened.",
         'mail:encrypt("smime", "you@example.test")\nassert(mail:decrypt("smime", "you@example.test"))\n'
         'local done, why = mail:decrypt("smime", "you@example.test")\nassert(not done and why)',
         _decrypt,
