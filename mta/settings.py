@@ -10,6 +10,7 @@ import _socket
 import dataclasses
 import ipaddress
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +53,14 @@ def at_most(limit: int) -> Check:
 
 def shown_whole(value: int) -> str | None:
     return None if 0 < value <= 256 << 10 else "must be greater than 0 and at most 256K"
+
+
+def mailbox(path: str) -> str | None:
+    """A slip in a placeholder would put everybody's mail in one place."""
+    for name in re.findall(r"\{[^/]*?\}", path):
+        if name not in ("{domain}", "{local_part}"):
+            return f"cannot hold {name}; there are {{domain}} and {{local_part}}"
+    return None
 
 
 def one_of(*words: str) -> Check:
@@ -258,7 +267,7 @@ class Domain:
         words=("any", "passwd"),
     )
     transport: str = opt("maildir", "maildir, mbox, smtp or discard.", one_of("maildir", "mbox", "smtp", "discard"))
-    path: str = opt("mail/{domain}/{local_part}", "maildir, mbox: where; names are made safe.", unit="path")
+    path: str = opt("mail/{domain}/{local_part}", "maildir, mbox: where; names are made safe.", mailbox, unit="path")
     host: str = opt("", 'smtp: "host", "host:port", "[address]:port", or a URL as in [route].')
 
 
@@ -272,7 +281,7 @@ class Route:
         'smtp: "host", "host:port", "smtp://user:password@host:port?tls=none|optional|required" or "smtps://..."; '
         "empty: the MX hosts. With a password TLS is required, unless tls= says otherwise.",
     )
-    path: str = opt("mail/{domain}/{local_part}", "maildir, mbox: where.", unit="path")
+    path: str = opt("mail/{domain}/{local_part}", "maildir, mbox: where.", mailbox, unit="path")
 
 
 @dataclass(frozen=True)

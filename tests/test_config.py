@@ -141,6 +141,14 @@ def test_lists_are_checked_entry_by_entry(tmp_path: Path) -> None:
             'mta.toml:2: [domain."a.test"] the lmtp transport is not built yet',
         ),
         ('[domain."a.test"]\ntransport = "smtp"', 'mta.toml:2: [domain."a.test"] smtp needs a host'),
+        (
+            '[domain."a.test"]\npath = "mail/{domain}/{user}"',
+            'mta.toml:2: [domain."a.test"] path cannot hold {user}; there are {domain} and {local_part}',
+        ),
+        (
+            '[route."a.test"]\ntransport = "mbox"\npath = "{local_part}{"\n[route."b.test"]\npath = "{localpart}"',
+            'mta.toml:5: [route."b.test"] path cannot hold {localpart}; there are {domain} and {local_part}',
+        ),
         ('[domain."a b"]', "mta.toml:1: [domain] 'a b' is not a domain name"),
         (
             '[domain."a.test"]\n[route."a.test"]',

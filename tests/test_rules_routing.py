@@ -31,6 +31,10 @@ def envelope() -> Envelope:
         ("maildir:x/{domain}", Route("maildir", path="/srv/mail//x/{domain}")),
         ("mbox:/srv/archive/a/b", Route("mbox", path="/srv/archive//a/b")),
         ("mbox:/srv/mail//etc", Route("mbox", path="/srv/mail//etc")),
+        ("MX", Route("smtp")),
+        ("Maildir:x", Route("maildir", path="/srv/mail//x")),
+        ("abcd::1", Route("smtp", host="abcd::1")),
+        ("abcd:ef::1", Route("smtp", host="abcd:ef::1")),
     ],
 )
 def test_ways(way: str, route: Route | None) -> None:
@@ -41,7 +45,7 @@ def test_ways(way: str, route: Route | None) -> None:
     "way",
     [
         "", "maildir", "mbox:", "mbox:a/", "mbox:/etc/passwd", "mbox:/srv/mailbox/x", "mbox:/srv/mail",
-        "mbox:/srv/mail/", "mbox:../x", "mbox:/srv/mail/../../etc/x", "maildir:a/../b", "mbox:a\0b", "smtp://a:secret@",
+        "mbox:/srv/mail/", "mbox:../x", "mbox:/srv/mail/../../etc/x", "maildir:a/../b", "mbox:a\0b", "mbox:a\nb", "smtp://a:secret@",
         "http://far.test",
     ],
 )  # fmt: skip
@@ -49,6 +53,20 @@ def test_ways_that_are_none(way: str) -> None:
     with pytest.raises(ValueError) as caught:
         read(way, BOXES)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("way", "said"),
+    [
+        ("program:cat", "program: is no way to send mail; there are mx, host:port, .* discard, settings"),
+        ("lmtp:unix:/run/dovecot/lmtp", "lmtp: is no way"),
+        ("forward:far.test", "forward: is no way"),
+        ("mbox:{domain}/{user}", r"cannot hold \{user\}; there are \{domain\} and \{local_part\}"),
+    ],
+)
+def test_what_is_wrong_is_told(way: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        read(way, BOXES)
 
 
 def test_no_mailboxes_no_paths() -> None:

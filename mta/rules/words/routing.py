@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ from mta.rules.words import times
 from mta.rules.words.waiting import Asker, OfMail, many
 from mta.rules.words.word import Word, word
 
+THERE_ARE = "mx, host:port, smtp://, smtps://, maildir:PATH, mbox:PATH, discard, settings"
 LONGEST = 366 * 86400.0  # seconds a rule may hold a mail
 
 ROUTE = word(
@@ -62,25 +64,29 @@ ROUTING: list[Word] = [ROUTE, HOLD]
 
 def read(way: str, mailboxes: Sequence[str]) -> Route | None:
     """The route a rule named; None for that of the settings. Raises ValueError that shows no password."""
-    kind, colon, rest = way.partition(":")
-    if way == "settings":
-        return None
-    if way == "mx":
-        return Route("smtp")
-    if way == "discard":
-        return Route("discard")
-    if colon and kind in ("maildir", "mbox"):
+    before, colon, rest = way.partition(":")
+    kind = before.lower()
+    if kind in ("maildir", "mbox"):
         return Route(kind, path=_path(kind, rest, mailboxes))
-    if way in ("maildir", "mbox"):
-        raise ValueError(f'{way} where? Write "{way}:PATH"')
+    if re.fullmatch(r"[a-z]+", kind) and re.fullmatch(r"(?!//)[^0-9:][^:]*(:[^:]*)?", rest):
+        raise ValueError(f"{before}: is no way to send mail; there are {THERE_ARE}")
+    if not colon and kind == "settings":
+        return None
+    if not colon and kind == "mx":
+        return Route("smtp")
+    if not colon and kind == "discard":
+        return Route("discard")
     target.parse(way)
     return Route("smtp", host=way)
 
 
 def _path(kind: str, path: str, mailboxes: Sequence[str]) -> str:
     """Where it lies, written FOLDER//BELOW: from the // on no link is followed, whoever made it."""
-    if not path or "\0" in path or path.endswith("/"):
+    if not path or path.endswith("/") or any(c < " " or c == "\x7f" for c in path):
         raise ValueError(f'{kind} where? Write "{kind}:PATH"')
+    wrong = settings.mailbox(path)
+    if wrong:
+        raise ValueError(f"{path} {wrong}")
     if ".." in path.split("/"):
         raise ValueError(f"{path}: no way leads upwards with ..")
     if not mailboxes:
