@@ -1,5 +1,5 @@
 -- A mail address as rules hold it: two fields, compared without regard to case, and text where text is wanted.
-local O = ... -- objects
+local O, J = ... -- objects, JSON
 local tostring, rawget, setmetatable, find, gsub = tostring, rawget, setmetatable, string.find, string.gsub
 
 local A = {}
@@ -17,6 +17,8 @@ function ADDRESS.__tostring(address)
   end
   return name .. "@" .. domain
 end
+
+ADDRESS[J.PLAIN] = ADDRESS.__tostring
 
 function ADDRESS.__eq(a, b)
   return rawget(a, DOMAIN) == rawget(b, DOMAIN) and rawget(a, LOCAL):lower() == rawget(b, LOCAL):lower()

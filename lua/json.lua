@@ -4,9 +4,9 @@ local K = ...
 local fail, type, pairs, tostring, format, concat = K.fail, type, pairs, tostring, string.format, table.concat
 local find, sub, gsub, byte, char, match = string.find, string.sub, string.gsub, string.byte, string.char, string.match
 local mathtype, tonumber, next, utf8char, utf8len, rawlen = math.type, tonumber, next, utf8.char, utf8.len, rawlen
-local getmetatable = getmetatable
+local getmetatable, metatable = getmetatable, debug.getmetatable
 
-local J = {}
+local J = { PLAIN = {} } -- PLAIN: a key of our objects' metatables, a function that gives what others are shown
 local DEEPEST = 16
 
 -- Writing -------------------------------------------------------------------------------------------------------------
@@ -82,6 +82,10 @@ function write(value, out, path, key, deep)
     if deep >= DEEPEST then
       fail(path .. " is nested too deeply, or holds itself")
     elseif getmetatable(value) ~= nil then
+      local plain = public and metatable(value)[J.PLAIN]
+      if plain then
+        return write(plain(value), out, path, nil, deep)
+      end
       fail(path .. " holds an object; only text, numbers, booleans and tables of them can be kept (tostring() helps)")
     end
     local n = shape(value)

@@ -14,6 +14,10 @@ local ANY = vars.ANY
 local state_of = setmetatable({}, { __mode = "k" }) -- a vars object -> its state
 local VARIABLES = { __metatable = false, __name = "mail.vars" }
 
+VARIABLES[J.PLAIN] = function(self)
+  return state_of[self].store
+end
+
 function VARIABLES.__index(self, key)
   return state_of[self].store[key]
 end

@@ -115,6 +115,12 @@ end
 local loop = {}
 loop.loop = loop
 assert(not pcall(json.encode, loop))
+assert(not pcall(json.encode, mail) and not pcall(json.encode, { mail.headers }))
+assert(json.encode({ mail.sender, all = nil }) == '["ann@example.com"]')
+mail.vars.tried = { 1, 2 }
+assert(json.encode(mail.vars) == '{"tried":[1,2]}' and json.encode({ mail.vars }) == '[{"tried":[1,2]}]')
+assert(not pcall(function() mail.vars.from = mail.sender end), "a mail keeps plain values")
+mail.vars.tried = nil
 mail.vars.text = "caf\xe9"
 """
     )

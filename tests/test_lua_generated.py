@@ -127,7 +127,7 @@ def test_stubs_beside_rules(tmp_path: Path) -> None:
 
 def test_doc_of_a_word() -> None:
     said = mta("lua", "doc", "mail.recipient")
-    assert said.startswith("mail.recipient: address\n    The recipient in question.\n    At rcpt and delivery.\n")
+    assert said.startswith("mail.recipient: address\n    The recipient in question. ") and "    At rcpt.\n" in said
     assert mta("lua", "doc", "RECIPIENT") == said
     assert mta("lua", "doc", "mail:headers.get()") == mta("lua", "doc", "mail.headers:get")
 

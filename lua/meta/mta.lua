@@ -396,11 +396,11 @@ local mta_known_authenticate = {}
 local mta_known_from_mail = {}
 
 ---@class mta.known.rcpt
----@field recipient mta.address The recipient in question; whoever rules took in its place, nil if they took it out. (At rcpt.)
+---@field recipient mta.address The recipient in question. Afterwards there are mail.recipients, of whom an attempt may have several. (At rcpt.)
 local mta_known_rcpt = {}
 
 ---@class mta.known.from_rcpt
----@field recipients mta.address[] All recipients accepted so far; at delivery those of this attempt, which go one way. (At rcpt and later.)
+---@field recipients mta.address[] All recipients accepted so far; at delivery those of this attempt, who are reached the same way. (At rcpt and later.)
 local mta_known_from_rcpt = {}
 
 ---Send the mail that way instead of where the settings say: "mx", "host:port", "smtp://user:password@host", "smtps://host", "maildir:PATH", "mbox:PATH", "discard", or "settings" for what they say after all. At rcpt this recipient, later all of them, or those named. At delivery it holds for this attempt only. (At rcpt and later.)

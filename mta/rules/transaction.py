@@ -152,7 +152,6 @@ class Transaction:
         """In the queue: the same mail, for the next stage or the next group of its recipients; what rules decided or
         changed before is settled."""
         self.recipients, self.message = recipients, message
-        self.recipient = recipients[0] if len(recipients) == 1 else None
         if vars or self.vars:
             self.vars = dict(vars)
         self.edited, self.ways, self.parts = False, None, None

@@ -114,7 +114,7 @@ class Runtime:
         patterns = load("patterns", kernel, load("matcher", kernel, raw), raw)
         library = load("library", kernel, patterns, python["random"], python["now"])
         json, crossing, objects = load("json", kernel), load("crossing"), load("objects", kernel, python)
-        address = load("address", objects)
+        address = load("address", objects, json)
         headers = load("headers", kernel, objects, crossing, python)
         vars = load("vars", kernel, objects, json, python)
         mail = load("mail", kernel, objects, crossing, address, headers, vars, python)

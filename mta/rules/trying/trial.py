@@ -246,8 +246,7 @@ class Trial:
             tx.message.headers.prepend_raw(trace.received(passed, MAIL_ID, only, self.world.now()))
             put(tx.early, tx.message.headers)
         elif stage in ("postq", "delivery"):
-            self.tx = later = _copied(tx)
-            later.recipient = tx.recipients[0] if len(tx.recipients) == 1 else None
+            self.tx = _copied(tx)
             tx.close()
 
     @property
