@@ -80,6 +80,19 @@ class Faulty(Disk):
         self._told("sync_folder", path)
         super().sync_folder(path)
 
+    def listed(self, path: str) -> tuple[list[str], list[str]]:
+        found = super().listed(path)
+        self._told("listed", path)
+        return found
+
+    def rename(self, old: str, new: str) -> None:
+        super().rename(old, new)
+        self._told("renamed", new)
+
+    def unlink(self, path: str) -> None:
+        self._told("unlink", path)
+        super().unlink(path)
+
     def open(self, path: str, *, write: bool = False) -> int:
         self._told("open", path)
         return super().open(path, write=write)
@@ -157,6 +170,12 @@ def settle_down(spool: JournalSpool) -> None:
     until(lambda: not spool._keeper._running)
 
 
+def keep_up(spool: JournalSpool) -> None:
+    """Give the keeper the time that a slow disk takes of it, before it is far behind."""
+    if len(spool._segments.order) > 6:
+        settle_down(spool)
+
+
 # -- a dead process --------------------------------------------------------------------------------------------------
 
 
@@ -189,7 +208,7 @@ def test_what_a_dead_process_left_is_delivered_by_another(make: Make, tmp_path: 
     two.commit(drop=["a-2.1", "a-3.1", "a-4.1"])
     settle_down(two)
     assert os.listdir(two._folder) and "w1" not in os.listdir(two._folder)
-    assert os.listdir(two._bodies.folder) == []
+    until(lambda: os.listdir(two._bodies.folder) == [])
 
 
 def test_adopted_again_and_again(make: Make) -> None:
@@ -276,6 +295,53 @@ def test_a_body_that_died_before_its_commit_is_removed(make: Make) -> None:
     assert two.adopt(folder)
     assert len(os.listdir(os.path.join(two._folder, "w1", "bodies"))) == 1
     assert bytes(two.open("a-1.1")) == b"z" * 400_000
+
+
+def left_with_a_body(make: Make) -> str:
+    """The folder of a dead process that had one large mail."""
+    one = make("w1")
+    body = one.body()
+    body.write(b"Subject: large\r\n\r\n" + b"x" * 300_000)
+    one.commit(add=[Mail(mail("a-1.1").envelope, body.finish())])
+    return die(one)
+
+
+def test_a_body_that_goes_while_its_folder_is_cleared(make: Make, disk: Faulty) -> None:
+    """The mail was the last of the adopted folder: its body is removed, and what else is there moved to ours."""
+    folder, spool = left_with_a_body(make), make("w2")
+    assert spool.adopt(folder)
+    looked = threading.Event()
+
+    def fail(kind: str, path: str) -> None:
+        if kind == "listed" and path.endswith("w1/bodies"):
+            looked.set()
+        if kind == "unlink" and path.endswith(".body"):
+            assert looked.wait(PATIENCE)
+
+    disk.fail = fail
+    spool.commit(drop=["a-1.1"])
+    until(lambda: "w1" not in os.listdir(spool._folder))
+    until(lambda: os.listdir(spool._bodies.folder) == [])
+
+
+def test_a_body_that_is_moved_while_it_is_read(make: Make, disk: Faulty) -> None:
+    folder, spool = left_with_a_body(make), make("w2")
+    assert spool.adopt(folder)
+    found, moved = threading.Event(), threading.Event()
+
+    def fail(kind: str, path: str) -> None:
+        if kind == "open" and path.endswith(".body"):
+            found.set()
+            moved.wait(0.2)  # it may not
+        if kind == "renamed" and path.endswith(".body"):
+            moved.set()
+
+    disk.fail = fail
+    reading = gevent.spawn(spool.open, "a-1.1")
+    until(found.is_set)
+    gevent.get_hub().threadpool.apply(spool._keeper.clear, (os.path.join(spool._folder, "w1"),))
+    assert moved.is_set() and bytes(reading.get()).endswith(b"x" * 300_000)
+    assert os.listdir(spool._bodies.folder)
 
 
 def test_two_mails_of_one_body(make: Make) -> None:
@@ -612,8 +678,10 @@ def test_segments_are_used_again_under_new_names(make: Make) -> None:
     for n in range(400):
         spool.commit(add=[mail(f"a-{n}.1", 2000)])
         spool.commit(drop=[f"a-{n}.1"])
-        for name in segments(spool):
-            seen.setdefault(os.stat(os.path.join(spool._folder, name)).st_ino, set()).add(name)
+        keep_up(spool)
+        for entry in os.scandir(spool._folder):
+            if entry.name.endswith(".seg"):
+                seen.setdefault(entry.inode(), set()).add(entry.name)
     settle_down(spool)
     assert len(segments(spool)) <= 6
     assert max(map(len, seen.values())) > 5, "no file was used again"
@@ -628,6 +696,7 @@ def test_what_a_file_held_in_its_last_life_is_not_seen(make: Make, events: list)
     for n in range(300):
         spool.commit(add=[mail(f"a-{n}.1", 2000)])
         spool.commit(drop=[f"a-{n}.1"])
+        keep_up(spool)
     settle_down(spool)
     spool.commit(add=[mail("last-1.1")])
     raw = b"".join(Path(spool._folder, name).read_bytes() for name in segments(spool))
@@ -680,6 +749,7 @@ def test_old_mail_is_carried_on_then_gets_a_file_of_its_own(make: Make, monkeypa
         spool.commit(drop=[f"a-{n}.1"])
         if n == 300:
             spool.commit(settle=[Settled(mail("old-1.1", next_try=1e9, attempts=7).envelope)])
+        keep_up(spool)
         carried.add(spool._index.entries["old-1.1"].carried)
         most = max(most, len(spool._segments.order))
     settle_down(spool)
@@ -700,7 +770,7 @@ def test_old_mail_is_carried_on_then_gets_a_file_of_its_own(make: Make, monkeypa
     assert bytes(again.open("old-1.1")) == content("old-1.1", 3000)
     again.commit(drop=["old-1.1", "old-2.1"])
     settle_down(again)
-    assert os.listdir(again._bodies.folder) == []
+    until(lambda: os.listdir(again._bodies.folder) == [])
 
 
 def test_a_full_queue_is_not_carried_round_and_round(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -873,7 +943,7 @@ def test_a_spool_closed_while_it_takes_a_folder_over_keeps_its_mail(make: Make, 
     def slow(kind: str, path: str) -> None:
         if kind == "read" and path.endswith(".seg"):
             reading.set()
-            assert go_on.wait(5.0)
+            assert go_on.wait(PATIENCE)
 
     disk.fail = slow
     taking = gevent.spawn(two.adopt, folder)
@@ -881,7 +951,7 @@ def test_a_spool_closed_while_it_takes_a_folder_over_keeps_its_mail(make: Make, 
     closing = gevent.spawn(two.close)
     gevent.sleep(0.05)
     go_on.set()
-    gevent.joinall([taking, closing], timeout=5.0, raise_error=True)
+    gevent.joinall([taking, closing], timeout=PATIENCE, raise_error=True)
     assert closing.ready()
     disk.fail = lambda kind, path: None
     three = make("w3")

@@ -20,7 +20,7 @@ from gevent import get_hub, getcurrent, monkey
 T = TypeVar("T")
 
 _start_thread = monkey.get_original("_thread", "start_new_thread")
-_allocate_lock = monkey.get_original("_thread", "allocate_lock")
+lock = monkey.get_original("_thread", "allocate_lock")  # a real one, for threads among each other
 
 PATIENCE = 0.005  # seconds an item that can wait does wait, at most
 SWITCH = 0.0005  # seconds a thread may keep the interpreter: the default of 5 ms would delay every commit by as much
@@ -95,9 +95,9 @@ class Batch(Generic[T]):
         self._open: _Call | None = None  # the last of them, until it is handed over
         self._handed: deque[list[_Call]] = deque()  # loop -> thread
         self._done: deque[list[_Call]] = deque()  # thread -> loop
-        self._bell = _allocate_lock()  # released: something was handed over
+        self._bell = lock()  # released: something was handed over
         self._bell.acquire()
-        self._ended = _allocate_lock()  # held while the thread lives
+        self._ended = lock()  # held while the thread lives
         self._ended.acquire()
         self._closing = False
         self._back = self._hub.loop.async_()

@@ -3,15 +3,19 @@
 A body file is written once and never changed; records name it. It goes when the last mail that names it is gone. Names
 are unique in a spool, so that a file may move with its folder. A file that nothing durable names is thrown away when
 its folder is adopted: it died before its commit.
+
+Threads read, move and remove files at the same time. From asking where one is until that is done it stays there.
 """
 
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from mta.net import offload
 from mta.spool.disk import Disk
 from mta.spool.records import Buffer
 
@@ -36,6 +40,7 @@ class Bodies:
         self._users: dict[str, int] = {}  # name -> mails
         self._unsynced: set[str] = set()
         self._spoiled: set[str] = set()  # their sync failed
+        self._still = offload.lock()  # held while a file must stay where it is
 
     def new_name(self) -> str:
         self._count += 1
@@ -46,6 +51,22 @@ class Bodies:
 
     def knows(self, name: str) -> bool:
         return name in self.where
+
+    def view(self, name: str) -> bytes | mmap.mmap:
+        """A file's bytes, mapped. Off the loop. Raises OSError."""
+        with self._still:
+            if name not in self.where:
+                raise missing(name)
+            return self.disk.view(self.path(name))
+
+    def take(self, name: str, folder: str) -> None:
+        """Move a file from the folder of a dead process into our own. Off the loop. Raises OSError."""
+        with self._still:
+            try:
+                self.disk.rename(os.path.join(folder, name), os.path.join(self.folder, name))
+            except FileNotFoundError:  # its last mail went at this moment
+                return
+            self.where[name] = self.folder
 
     def begun(self, name: str) -> None:
         self.where[name] = self.folder
@@ -107,10 +128,14 @@ class Bodies:
 
     def remove(self, name: str) -> None:
         """Off the loop. What is left after a failure is found at adoption."""
-        path = self.path(name)
-        try:
-            self.disk.unlink(path)
-        except OSError:
-            pass
-        self.where.pop(name, None)
+        with self._still:
+            try:
+                self.disk.unlink(self.path(name))
+            except OSError:
+                pass
+            self.where.pop(name, None)
         self._unsynced.discard(name)
+
+
+def missing(name: str) -> FileNotFoundError:
+    return FileNotFoundError(errno.ENOENT, f"the file {name} is missing")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 from typing import Protocol
 
 from mta.message.envelope import Envelope
@@ -18,13 +19,9 @@ from mta.spool.spool import refused
 
 
 class Files(Protocol):
-    """Where body files lie: Bodies, or what reads a spool at rest."""
+    """The body files: Bodies, or what reads a spool at rest."""
 
-    disk: Disk
-
-    def knows(self, name: str) -> bool: ...
-
-    def path(self, name: str) -> str: ...
+    def view(self, name: str) -> bytes | mmap.mmap: ...
 
 
 def told(message: Message, bodies: Bodies, buffers: list[Buffer]) -> Content:
@@ -70,9 +67,7 @@ def message(content: Content, own: memoryview, bodies: Files) -> Message:
     """The message a record told of; `own` are the bytes it needed. Raises OSError."""
     if not content.file:
         return Message(bytes(own))
-    if not bodies.knows(content.file):
-        raise OSError(errno.ENOENT, f"the file {content.file} is missing")
-    raw = bodies.disk.view(bodies.path(content.file))
+    raw = bodies.view(content.file)
     size = max((piece[1] for piece in content.layout if not isinstance(piece, int)), default=0)
     if len(raw) < size:  # half a mail must not be delivered as a whole one
         raise OSError(errno.EIO, f"the file {content.file} has {len(raw)} bytes of {size}")

@@ -36,7 +36,7 @@ class Growing:
         self._flush()
         self._close()
         try:
-            raw = offload.run(self._bodies.disk.view, self._bodies.path(self._name))
+            raw = offload.run(self._bodies.view, self._name)
         except OSError as error:
             raise refused(error) from error
         return Message(raw, File(self._name, self._size))

@@ -129,8 +129,7 @@ class Keeper:
                 inner = os.path.join(folder, FOLDER)
                 names = self.disk.listed(inner)[0]
                 for name in names:
-                    self.disk.rename(os.path.join(inner, name), os.path.join(ours, name))
-                    self.bodies.where[name] = ours
+                    self.bodies.take(name, inner)
                 if names:  # durable in both before the old folder may go
                     self.disk.sync_folder(ours)
                     self.disk.sync_folder(inner)

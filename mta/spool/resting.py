@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterator
 
 from mta.message.envelope import Envelope
 from mta.message.message import Message
 from mta.spool import contents, reading
+from mta.spool.bodies import missing
 from mta.spool.disk import Disk
 from mta.spool.reading import Job, Reader
 from mta.spool.recovery import Recovered, recover
@@ -84,10 +86,9 @@ class _Files:
     """The body files of a folder, as far as contents.message asks."""
 
     def __init__(self, disk: Disk, folders: dict[str, str]) -> None:
-        self.disk, self._folders = disk, folders
+        self._disk, self._folders = disk, folders
 
-    def knows(self, name: str) -> bool:
-        return name in self._folders
-
-    def path(self, name: str) -> str:
-        return os.path.join(self._folders[name], name)
+    def view(self, name: str) -> bytes | mmap.mmap:
+        if name not in self._folders:
+            raise missing(name)
+        return self._disk.view(os.path.join(self._folders[name], name))
