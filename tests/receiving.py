@@ -20,6 +20,7 @@ from mta.message.ids import Ids
 from mta.message.message import Message
 from mta.message.reply import Refused
 from mta.net import deadline, tls
+from mta.net.stream import Stream
 from mta.receive.listener import Receiver
 from mta.rules.engine.folders import Folders
 from mta.rules.outside.world import FakeWorld
@@ -187,6 +188,15 @@ def until(true: Callable[[], Any], seconds: float = PATIENCE) -> None:
     with gevent.Timeout(seconds, AssertionError("it did not happen")):
         while not true():
             gevent.sleep(0.005)
+
+
+def unread(stream: Stream) -> bool:
+    """Something has come that was not looked at yet."""
+    try:
+        stream._sock.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def self_signed(folder: Path, name: str = "mx.example.test") -> tuple[str, str]:

@@ -10,6 +10,7 @@ import gevent
 import pytest
 from daemon import free_ports
 from fake_smtp import certificate
+from receiving import unread, until
 
 from mta.message.reply import Refused
 from mta.net import clock, deadline
@@ -183,6 +184,29 @@ def test_within() -> None:
     with deadline.within(0.02):
         pass
     gevent.sleep(0.04)
+
+
+def test_who_lingers_reads_on_however_small_the_pieces(pair: tuple[Stream, socket.socket]) -> None:
+    """Else a client that is still sending loses the reply to a reset."""
+    stream, other = pair
+    stream.say(b"521 No\r\n")
+    lingering = gevent.spawn(stream.linger, 60.0)
+    for _ in range(100):
+        other.sendall(b"x")
+        until(lambda: lingering.ready() or not unread(stream))
+    assert not lingering.ready()
+    other.shutdown(socket.SHUT_WR)
+    lingering.join()
+    assert other.recv(100) == b"521 No\r\n"
+
+
+def test_who_lingers_gives_no_free_ride(pair: tuple[Stream, socket.socket]) -> None:
+    stream, other = pair
+    lingering = gevent.spawn(lambda: (stream.linger(60.0), stream.close()))
+    with pytest.raises(OSError):
+        for _ in range(1000):
+            other.sendall(b"x" * 65536)
+    lingering.join()
 
 
 def test_connect() -> None:

@@ -8,7 +8,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from receiving import Receiving, until
+from receiving import Receiving, unread, until
 
 from mta import settings
 from mta.message.reply import Refused
@@ -112,7 +112,8 @@ def smuggle(server: Receiving, sequence: bytes, split: bool, oversize: bool) -> 
         client.sendall(mail + sequence + (b"" if split else HIDDEN))
         heard = b""
         if split:
-            until(lambda: all(session.stream.waiting for session in server.receiver.sessions))
+            sessions = server.receiver.sessions
+            until(lambda: all(one.stream.waiting and not unread(one.stream) for one in sessions))
             try:
                 client.sendall(HIDDEN)
             except OSError:

@@ -27,7 +27,7 @@ __all__ = ["Gone", "Stream", "TimedOut", "TlsFailed", "connect"]
 
 READ, WRITE = 1, 2
 CHUNK = 65536
-SKIP = 1 << 20  # of a line that is too long we read on for its end this far
+SKIP = 1 << 20  # bytes of what we do not want that are read on: for the end of a line, or for that of a conversation
 IOV_MAX = 1024
 
 Piece = bytes | bytearray | memoryview
@@ -375,9 +375,10 @@ class Stream:
         try:
             self.flush()
             self._sock.shutdown(_socket.SHUT_WR)
-            for _ in range(16):  # 1 MB, not a free ride
+            left = SKIP  # bytes: not a free ride
+            while left > 0:
                 self._wait.until(self._reads)
-                self._receive()
+                left -= len(self._receive())
         except (Gone, TimedOut, OSError):
             pass
 
