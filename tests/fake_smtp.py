@@ -145,12 +145,13 @@ class _Session:
         return deed[0] in "23"
 
     def hang(self) -> NoReturn:
-        self.sock.settimeout(0.01)
+        self.sock.settimeout(0)
         while True:
+            gevent.sleep(0.01)
             try:
                 if not self.sock.recv(65536):
                     raise _Over
-            except TimeoutError:
+            except (BlockingIOError, ssl.SSLWantReadError):  # whoever has just left is not one who waits
                 self.server.silence()
 
     def until(self, end: bytes, before: bytes = b"") -> bytes:

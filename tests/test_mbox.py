@@ -18,6 +18,7 @@ import gevent
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from receiving import PATIENCE, until
 
 from mta.deliver import mbox
 from mta.deliver.mbox import Mbox, Outcome, stored
@@ -30,9 +31,9 @@ from mta.net.offload import Batch
 RAW = b"Subject: hello\r\n\r\nFrom here on\r\n>From there\r\nline\r\n"
 
 OTHER = """
-import mailbox, sys, time
-box = mailbox.mbox(sys.argv[1])
-for n in range(int(sys.argv[2])):
+import itertools, mailbox, os, sys, time
+for n in itertools.count():
+    box = mailbox.mbox(sys.argv[1])
     while True:
         try:
             box.lock()
@@ -45,8 +46,10 @@ for n in range(int(sys.argv[2])):
     box.flush()
     box.unlock()
     box.close()
+    if os.path.exists(sys.argv[2]):
+        break
     time.sleep(0.003)
-    box = mailbox.mbox(sys.argv[1])
+print(n + 1)
 """
 
 
@@ -180,19 +183,25 @@ def test_a_dot_lock_that_is_a_link(post: Post, tmp_path: Path, monkeypatch: pyte
 # -- locks -------------------------------------------------------------------------------------------------------------
 
 
-def test_who_holds_a_lock_is_waited_for(post: Post, tmp_path: Path) -> None:
-    lock = tmp_path / "bob.lock"
+def test_who_holds_a_lock_is_waited_for(post: Post, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, waits = tmp_path / "bob.lock", list[float]()
     lock.touch()
-    began = time.monotonic()
-    gevent.spawn_later(0.3, lock.unlink)
+
+    def pause(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 5:
+            lock.unlink()
+
+    monkeypatch.setattr(mbox.offload, "pause", pause)
     assert post.say("bob@here.test").startswith("250")
-    assert time.monotonic() - began > 0.25
+    assert len(waits) == 5 and waits == sorted(waits) and waits[0] < waits[-1] <= mbox.LONGEST_WAIT
 
 
 def test_a_lock_that_stays(post: Post, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mbox, "PATIENCE", 0.1)
     (tmp_path / "bob.lock").touch()
-    assert [r.reply.code for r in post("bob@here.test", "eve@here.test")] == [250, 451], "eve is served meanwhile"
+    said = {str(r.recipient.address): r.reply.code for r in post("bob@here.test", "eve@here.test")}
+    assert said == {"bob@here.test": 451, "eve@here.test": 250}, "eve is served meanwhile"
     assert "locked by bob.lock for 0.1 s" in post.say("bob@here.test")
     program = subprocess.Popen(
         [sys.executable, "-c", f"import fcntl,time\nf=open({str(tmp_path / 'eve')!r},'r+')\n"
@@ -246,27 +255,31 @@ def test_a_file_replaced_while_we_open_it(post: Post, tmp_path: Path, monkeypatc
     assert [m["Subject"] for m in mails(tmp_path / "bob")] == ["kept", "hello"] and len(times) == 2
 
 
-def test_beside_another_program_that_locks_as_we_do(post: Post, tmp_path: Path) -> None:
-    count = 60
-    others = [subprocess.Popen([sys.executable, "-c", OTHER, str(tmp_path / "bob"), str(count)]) for _ in range(2)]
-    box = tmp_path / "bob"
-    while not box.exists():  # they are at it
-        gevent.sleep(0.005)
-
-    def ours(n: int) -> list[Result]:
-        gevent.sleep(n * 0.004)
-        return post("bob@here.test", raw=b"Subject: ours %d\r\n\r\nbody\r\n" % n)
-
-    jobs = [gevent.spawn(ours, n) for n in range(count)]
-    gevent.joinall(jobs, raise_error=True, timeout=120)
-    for other in others:
-        assert other.wait(120) == 0
-    assert all(job.value[0].reply.code == 250 for job in jobs)
-    subjects = [mail["Subject"] for mail in mails(tmp_path / "bob")]
-    assert sorted(s for s in subjects if s.startswith("ours")) == sorted(f"ours {n}" for n in range(count))
-    assert len(subjects) == 3 * count
-    turns = sum(a[:4] != b[:4] for a, b in itertools.pairwise(subjects))
-    assert turns > 5, "they really wrote at the same time"
+def test_beside_other_programs_that_lock_as_we_do(post: Post, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of them, and we in rounds: after each the others come to write again."""
+    monkeypatch.setattr(mbox, "PATIENCE", 10 * PATIENCE)
+    monkeypatch.setattr(mbox, "LONGEST_WAIT", 0.05)
+    box, over, count = tmp_path / "bob", tmp_path / "over", 0
+    box.touch()  # two programs of Python that make it at once would empty it for each other
+    program = [sys.executable, "-c", OTHER, str(box), str(over)]
+    others = [subprocess.Popen(program, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        until(lambda: box.stat().st_size)
+        for _ in range(8):
+            jobs = [gevent.spawn(post, "bob@here.test", raw=b"Subject: ours\r\n\r\nbody\r\n") for _ in range(8)]
+            gevent.joinall(jobs, raise_error=True)
+            assert [job.value[0].reply.code for job in jobs] == [250] * len(jobs)
+            count += len(jobs)
+            size = box.stat().st_size
+            until(lambda size=size: box.stat().st_size > size)
+    finally:
+        over.touch()
+        theirs = [int(other.communicate(timeout=PATIENCE)[0]) for other in others]
+    subjects = [mail["Subject"] for mail in mails(box)]
+    assert subjects.count("ours") == count
+    expected = [f"other {n}" for other in theirs for n in range(other)]
+    assert sorted(subject for subject in subjects if subject != "ours") == sorted(expected)
+    assert sum(a != b == "ours" for a, b in itertools.pairwise(subjects)) >= 8, "they really wrote at the same time"
 
 
 @pytest.mark.needs("procmail")

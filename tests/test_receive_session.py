@@ -76,7 +76,8 @@ def test_swaks() -> None:
 
         def swaks(recipient: str) -> subprocess.CompletedProcess[str]:
             command = ["swaks", "--server", f"127.0.0.1:{server.port}", "--from", "a@b.example", "--to", recipient]
-            return subprocess.run([*command, "--pipeline"], check=False, capture_output=True, text=True, timeout=30)
+            command.append("--pipeline")
+            return subprocess.run(command, check=False, capture_output=True, text=True, timeout=PATIENCE)
 
         done = swaks("jones@example.test")
         assert done.returncode == 0, done.stdout
@@ -91,7 +92,7 @@ def test_smtp_source(kept: bool) -> None:
     with Receiving() as server:
         options = ["-s", "10", "-m", "200", "-l", "4096", *(["-d"] if kept else []), "-t", "jones@example.test"]
         env = os.environ | {"PATH": os.environ["PATH"] + ":/usr/sbin"}
-        subprocess.run(["smtp-source", *options, f"127.0.0.1:{server.port}"], check=True, timeout=60, env=env)
+        subprocess.run(["smtp-source", *options, f"127.0.0.1:{server.port}"], check=True, timeout=PATIENCE, env=env)
         server.settle()
         assert len(server.mails) == 200
         assert server.receiver.status()["accepted"] == 200

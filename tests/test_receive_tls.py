@@ -10,7 +10,7 @@ from pathlib import Path
 
 import gevent
 import pytest
-from receiving import Receiving, reply, self_signed, trusting, until
+from receiving import PATIENCE, Receiving, reply, self_signed, trusting, until
 
 from mta import settings
 from mta.daemon.generation import Ages
@@ -30,7 +30,7 @@ def listener(pair: tuple[str, str], kind: str = "relay", policy: str = "optional
 
 def s_client(server: Receiving, *options: str) -> subprocess.CompletedProcess[str]:
     command = ["openssl", "s_client", "-connect", f"127.0.0.1:{server.port}", *options]
-    return subprocess.run(command, check=False, input="", capture_output=True, text=True, timeout=30)
+    return subprocess.run(command, check=False, input="", capture_output=True, text=True, timeout=PATIENCE)
 
 
 def test_smtplib_starttls(pair: tuple[str, str]) -> None:

@@ -6,7 +6,6 @@ import os
 import shutil
 import ssl
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -287,8 +286,7 @@ def test_connections_are_kept_and_swept(world: World) -> None:
     assert len(pool) == 1
     pool.sweep()
     assert len(pool) == 1
-    pool.keep = 0.01
-    time.sleep(0.02)
+    world.hands.forward(pool.keep)
     pool.sweep()
     assert len(pool) == 0
     until(lambda: server.commands[-1] == "QUIT")
@@ -378,7 +376,7 @@ def sink(tmp_path: Path) -> Iterator[object]:
         (["-f", "."], 500),
         (["-q", "RCPT"], 451),  # hangs up there
         (["-q", "."], 451),
-        (["-w", "2"], 451),  # slower than we wait
+        (["-w", "60"], 451),  # slower than we wait
     ],
 )
 def test_postfix_smtp_sink(world: World, sink: object, flags: list[str], code: int) -> None:
