@@ -140,6 +140,8 @@ mail.vars.text = "caf\xe9"
         ("store.set('k', 0/0)", "store.set: nan cannot be kept"),
         ("store.set('k', ('x'):rep(65537))", "store.set: a value may have 65536 characters, this one has 65537"),
         ("store.set('k', 'v') store.increment('k')", "store.increment: 'k' holds 'v': that is no counter"),
+        ("store.increment('k', math.maxinteger) store.increment('k')", "store.increment: 'k' would be 922"),
+        ("lists.get('blocked.txt', 'x')", "lists.get: blocked.txt: a list without columns; a map is called NAME.csv"),
         ("store.increment('k', 1.5)", "store.increment: argument 2 must be a whole number, not number"),
         ("rate('k', tostring('often'))", "rate: 'often' is not a rate"),
         ("rate('k', '1/1s', -1)", "rate: the number must be 0 or more"),

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from timing import slowness
 
 from mta.rules.outside import lists
-from mta.rules.outside.lists import ListError, Lists, Ranges, parse
+from mta.rules.outside.lists import GivenLists, ListError, Lists, Ranges, parse
 
 TEXT = """\
 # people and places
@@ -60,7 +60,9 @@ def _bytes(text: str) -> str:
         ("198.51.100.10", "198.51.100.10-198.51.100.20"), ("198.51.100.20", "198.51.100.10-198.51.100.20"),
         ("198.51.100.9", None), ("198.51.100.21", None),
         ("2001:DB8::1", "2001:db8::/32"), ("2001:db9::1", None), ("::ffff:10.1.2.3", "10.0.0.0/8"),
-        ("xn--bcher-kva.test", _bytes("bücher.test")), (_bytes("café"), _bytes("café")),
+        ("xn--bcher-kva.test", _bytes("bücher.test")), (_bytes("bücher.test"), _bytes("bücher.test")),
+        (_bytes("ann@BüCHER.test"), _bytes("bücher.test")), (_bytes("ü") * 60_000 + ".test", None),
+        (_bytes("café"), _bytes("café")),
         (_bytes("CAFé"), _bytes("café")),
         ("", None), ("@", None), ("." * 500, None), (":" * 10_000, None), ("1.2.3", None), ("999.1.1.1", None),
     ],
@@ -249,8 +251,9 @@ def test_a_large_file_is_read_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_names_stay_below_the_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / "secret").write_text("s")
     (tmp_path / "lists").mkdir()
-    with pytest.raises(ListError, match="is no name of a list"):
-        Lists([tmp_path / "lists"]).load(name)
+    for found in (Lists([tmp_path / "lists"]), GivenLists({name: "secret"})):
+        with pytest.raises(ListError, match="is no name of a list"):
+            found.find(name, "secret")
 
 
 def test_links_do_not_lead_out_and_only_files_are_read(tmp_path: Path) -> None:

@@ -99,11 +99,15 @@ def test_domains() -> None:
     assert domains.below("mx.example.test", "other.test, example.test") is True
     assert domains.below("example.test", "example.test") is True
     assert domains.below("badexample.test", "example.test") is False
+    assert domains.root_domain(lua("www.Bücher.de")) == "xn--bcher-kva.de"
+    assert domains.below(lua("www.bücher.de"), "xn--bcher-kva.de") is True
+    assert domains.parent(lua("www.bücher.de")) == "xn--bcher-kva.de"
     assert domains.parent("mx.example.test") == "example.test" and domains.parent("test") == ""
     assert domains.to_ascii(lua("Bücher.example")) == "xn--bcher-kva.example"
     assert domains.to_unicode("xn--bcher-kva.example") == lua("bücher.example")
     for answer in (
-        domains.root_domain(""), domains.root_domain("a..b"), domains.to_ascii("\xff"), domains.to_ascii("a b.c"),
+        domains.root_domain(""), domains.root_domain("a..b"), domains.root_domain("\xff.de"),
+        domains.to_ascii("\xff"), domains.to_ascii("a b.c"),
         domains.to_unicode("xn--\xff"), domains.below(None, "x"), domains.root_domain("x" * 300),  # type: ignore[arg-type]
     ):  # fmt: skip
         assert isinstance(answer, tuple) and answer[0] is None and answer[1]

@@ -1005,7 +1005,7 @@ function json.encode(value) end
 
 lists = {}
 
----Whether an entry of the list `name`, a file in [rules] lists, fits an address, a domain, an IP address or a word. It is read again when it changes.
+---Whether an entry of the list `name`, a file in [rules] lists, fits an address, a domain, an IP address or a word, as "Lists" above tells. It is read again when it changes.
 ---```lua
 ---if lists.has("blocked.txt", mail.sender) then return deny() end
 ---assert(lists.has("blocked.txt", "198.51.100.7") and lists.has("blocked.txt", "x@sub.bad.example"))

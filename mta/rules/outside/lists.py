@@ -147,6 +147,9 @@ class Index:
                 pass
         asked = fold(asked)
         local, at, domain = asked.rpartition("@")
+        if not asked.isascii():
+            domain = _ascii(domain)
+            asked = f"{local}@{domain}" if at else domain
         if at:
             row = self._words.get(asked) or self._words.get(local + "@")
             return row if row is not None else self._domain(domain)
@@ -185,7 +188,7 @@ def fold(text: str) -> str:
 
 def _ascii(name: str) -> str:
     """A domain beyond ASCII as A-labels, anything else as it is."""
-    if name.isascii() or "." not in name or " " in name:
+    if name.isascii() or "." not in name or " " in name or len(name) > 255:
         return name
     try:
         return idna.encode(name.encode("latin-1").decode("utf-8"), uts46=True).decode("ascii")
@@ -293,8 +296,7 @@ class Lists:
         return self._files[name].index.count
 
     def _path(self, name: str) -> Path:
-        if not _NAME.fullmatch(name) or len(name) > 200:
-            raise ListError(f"{name[:80]!r} is no name of a list (letters, digits, '.', '_', '-' and '/')")
+        _check_name(name)
         for folder in self.folders:
             path = Path(os.path.realpath(folder / name))
             if path.is_file():
@@ -351,10 +353,16 @@ class GivenLists:
 
     def _index(self, name: str) -> Index:
         if name not in self._indexes:
+            _check_name(name)
             if name not in self.texts:
                 raise ListError(f"{name}: there is no such list")
             self._indexes[name] = parse(self.texts[name].encode(), name)
         return self._indexes[name]
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name) or len(name) > 200:
+        raise ListError(f"{name[:80]!r} is no name of a list (letters, digits, '.', '_', '-' and '/')")
 
 
 def _version(found: os.stat_result) -> _Version:

@@ -142,8 +142,9 @@ class MemoryStore:
             old = Entry(0, end)
         if isinstance(old.value, bool) or not isinstance(old.value, int):
             raise StoreError(f"{key!r} holds {old.value!r:.40}: that is no counter")
-        value = check_value(old.value + by)
-        assert isinstance(value, int)
+        value = old.value + by
+        if abs(value) > MAX_NUMBER:
+            raise StoreError(f"{key!r} would be {value}: no counter goes so far")
         self._put(key, Entry(value, old.expires))
         return value
 

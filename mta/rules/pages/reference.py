@@ -78,6 +78,27 @@ for the recipients under the same rules.
 A folder must belong to a domain of the settings or to one above it, and no other Lua files may lie in it: what no
 mail would ever meet is an error. ``require`` finds modules in ``rules/``, ``domains/`` and the library.
 
+Lists
+-----
+
+A list is a file in the folder ``rules.lists``, with one entry a line; behind a ``#`` stands a comment. A map is a file
+``NAME.csv`` with the entry in its first column and values in the others, quoted where they hold a comma.
+
+=============================================================  =======================================================
+``word``, ``two words``                                        that and nothing else
+``ann@example.test``                                           this address
+``ann@``                                                       this local part, whatever the domain is
+``example.test``, ``@example.test``                            this domain, and the addresses in it
+``.example.test``                                              this domain and all below it
+``*.example.test``                                             what lies below this domain
+``192.0.2.7``, ``192.0.2.0/24``, ``192.0.2.1-192.0.2.9``       IP addresses; so are ``2001:db8::1`` and its kin
+=============================================================  =======================================================
+
+Capitals make no difference, and a domain beyond ASCII is the same as its A-labels. If several entries fit, the nearest
+is taken: first the address, then the local part, the domain, and the longest domain above it; of networks the smallest.
+A file that changes is read again within a second; if there is something wrong with it, the log tells
+(``list_rejected``) and what was read before stays. 32 MB and a million entries are the most.
+
 """
 
 TITLES = {

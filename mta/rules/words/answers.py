@@ -96,6 +96,8 @@ class Asking:
         return self._row(name, asked) is not None
 
     def list_get(self, name: str, asked: str, column: int = 2) -> str | None:
+        if not name.endswith(".csv"):
+            raise ValueError(f"{name}: a list without columns; a map is called NAME.csv")
         row = self._row(name, asked)
         return row[column - 1] if row is not None and 0 < column <= len(row) else None
 
@@ -229,7 +231,7 @@ LISTS: list[Declared] = [
     declare(
         "lists.has(name: string, thing: string) -> boolean",
         "Whether an entry of the list `name`, a file in [rules] lists, fits an address, a domain, an IP address or "
-        "a word. It is read again when it changes.",
+        'a word, as "Lists" above tells. It is read again when it changes.',
         'if lists.has("blocked.txt", mail.sender) then return deny() end\n'
         'assert(lists.has("blocked.txt", "198.51.100.7") and lists.has("blocked.txt", "x@sub.bad.example"))',
         Asking.list_has,

@@ -17,10 +17,18 @@ def _root(name: str) -> str:
 
 
 def _name(text: str) -> str:
+    """In small letters, and as it stands in the DNS: so all spellings are one."""
     name = fold(text.strip().strip("."))
     if not name or len(name) > 255 or ".." in name:
         raise ValueError(f"{text[:80]!r} is no domain name")
-    return name
+    return name if name.isascii() else _labels(name)
+
+
+def _labels(name: str) -> str:
+    try:
+        return idna.encode(to_bytes(name).decode("utf-8"), uts46=True).decode("ascii")
+    except (UnicodeError, idna.IDNAError) as error:
+        raise ValueError(f"{name[:80]!r} is no domain name: {error}") from None
 
 
 @lua
@@ -52,10 +60,7 @@ def parent(domain: str) -> str:
 @lua
 def to_ascii(domain: str) -> str:
     """A name as it stands in DNS: bücher.example -> xn--bcher-kva.example (UTS 46)."""
-    try:
-        return idna.encode(to_bytes(domain).decode("utf-8"), uts46=True).decode("ascii")
-    except (UnicodeError, idna.IDNAError) as error:
-        raise ValueError(f"{domain[:80]!r} is no domain name: {error}") from None
+    return _labels(domain)
 
 
 @lua
