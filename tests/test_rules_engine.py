@@ -56,7 +56,11 @@ def test_verdicts(said: str, kind: str, reply: str | None, folder: str, tmp_path
 
 
 @pytest.mark.parametrize(
-    "said", ['deny{"550 Bye", close = true}', "deny{close = true}", 'defer{"421 Bye", close = true}']
+    "said",
+    [
+        *('deny{"550 Bye", close = true}', "deny{close = true}", 'defer{"450 Bye", close = true}'),
+        *('defer("421 4.3.2 Bye")', 'deny("521 5.3.2 Bye")', 'reply("421 Bye")'),  # RFC 5321 3.8, RFC 7504 3
+    ],
 )
 def test_a_verdict_can_hang_up(said: str, tmp_path: Path) -> None:
     reply = Bench(tmp_path, rule(f"return {said}")).run("rcpt").reply

@@ -245,7 +245,8 @@ class Session:
         auth = encrypted and login.offered(self)
         if said is None:
             return self.door.ehlo(encrypted, auth)
-        return Reply(250, "", "\n".join([said.text, *self.door.offers(encrypted, auth)]))
+        text = said.text.replace("\n", " ")  # another line would be read as an extension (RFC 5321 4.1.1.1)
+        return Reply(250, "", "\n".join([text, *self.door.offers(encrypted, auth)]))
 
     def starttls(self, rest: str) -> Reply | None:
         self.stage = "starttls"

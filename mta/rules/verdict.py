@@ -22,6 +22,8 @@ STAGES = ("connect", "helo", "authenticate", "mail", "rcpt", "data", "preq", "po
 LASTING = ("faccept", "quarantine", "discard")  # hold for later stages too
 REFUSING = ("deny", "defer", "reply")
 
+LEAVING = (421, 521)  # codes that mean the server hangs up (RFC 5321 3.8, RFC 7504 3)
+
 CLASSES = {"accept": "2", "faccept": "2", "deny": "5", "defer": "4", "reply": "45"}
 
 DENY = Reply(550, "5.7.1", "Refused by a rule of this server")
@@ -72,6 +74,8 @@ def read(stage: str, kind: str, text: str | bool, extra: str | bool, rule: str, 
     if kind == "quarantine":
         return Verdict(kind, None, str(extra), rule, where, False, stage)
     reply = Reply.parse(text, close=bool(extra)) if isinstance(text, str) else None
+    if reply is not None and reply.code in LEAVING:
+        reply = reply.closing()
     if kind == "deny":
         if reply is None:
             default = {"connect": DENY_CLIENT, "authenticate": DENY_LOGIN}.get(stage, DENY)

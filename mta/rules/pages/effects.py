@@ -73,7 +73,9 @@ NOTES = (
     "defer (at connect always 421).",
     "At authenticate only accept lets somebody in. No verdict at all, faccept, quarantine and discard are answered "
     "535, as a wrong password is; what the last three say of later stages holds, also beyond another EHLO.",
-    "deny{..., close = true} and defer{..., close = true} close the connection after the reply.",
+    "deny{..., close = true} and defer{..., close = true} close the connection after the reply; so do the codes 421 "
+    "and 521, which say so themselves.",
+    "What accept says at helo stands in the first line of the answer to EHLO; behind it are the extensions.",
     "No other yes of a rule opens the relay, and none makes an unknown mailbox known: at rcpt the server still refuses "
     "what is not ours (554 5.7.1; relay() allows it) and who does not exist (550 5.1.1).",
     "A rule that fails is answered as rules.on_error says: defer (451 4.3.0), deny (554 5.3.0) or continue.",
