@@ -3,8 +3,10 @@
 They run in a process of their own: a segfault or a Lua panic ends that process, and the test says so.
 """
 
+import gc
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from rules_kit import Bench, rule
 
 from mta.message.message import Message
 from mta.rules.engine.called import Called
+from mta.rules.engine.engine import Rules
+from mta.rules.transaction import Transaction
 from mta.rules.trying import example
 
 ROOT = Path(__file__).parent.parent
@@ -244,3 +248,19 @@ def test_all_bytes_go_both_ways(tmp_path: Path) -> None:
     tx.message = Message(b"Odd: " + odd + b"\r\n\r\n")
     bench.run("preq", tx)
     assert bytes(tx.message).replace(b"\r\n ", b" ").count(odd) == 2
+
+
+def test_a_runtime_is_gone_with_its_last_user_and_needs_no_collector(tmp_path: Path) -> None:
+    """The collector comes late to a server: each reload would leave its Lua behind for minutes."""
+    bench = Bench(tmp_path, rule("dns.lookup(mail.recipient.domain)"))
+    runtime = weakref.ref(bench.rules._runtime)
+    gc.collect()
+    gc.disable()
+    try:
+        bench.run("rcpt")
+        bench.rules = Rules.load(bench.settings, bench.world)
+        assert runtime() is not None, "a transaction is in it"
+        bench.tx = Transaction()
+        assert runtime() is None
+    finally:
+        gc.enable()

@@ -15,7 +15,6 @@ is still in use no third one is made: new transactions wait, then get a 451.
 
 from __future__ import annotations
 
-import gc
 import re
 import time
 import weakref
@@ -355,7 +354,6 @@ class Rules:
                 except RulesError as error:  # they were loaded before: the files say something else by the day
                     log.bug(error)
                     return None
-                gc.collect()  # those without transactions hold on to themselves by cycles
                 return self._runtime
             now = self.world.now()
             until = until or now + min(PATIENCE, self.settings.wall)

@@ -81,4 +81,6 @@ class Side:
         """The transaction is over; its number may be another's, once no stage of it is under way."""
         self.over = True
         if self.tx is None:
-            self.runtime.free.append(self.number)
+            runtime = self.runtime
+            del runtime.sides[self.number]  # a runtime that nobody uses must not hold on to itself
+            runtime.free.append(self.number)
