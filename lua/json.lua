@@ -74,7 +74,8 @@ function write(value, out, path, key, deep)
     elseif value - value ~= 0 then
       fail(at(path, key) .. " is not a number that can be kept")
     else
-      local s = format("%.17g", value)
+      local s = format("%.15g", value)
+      s = tonumber(s) == value and s or format("%.17g", value)
       out[#out + 1] = find(s, "[%.e]") and s or s .. ".0"
     end
   elseif kind == "table" then

@@ -305,7 +305,10 @@ class Service:
     )
     timeout: float = opt(30.0, "For one call.", positive, unit="seconds")
     concurrency: int = opt(10, "Calls of one worker under way at once; the next wait.", positive)
-    arguments: list[str] = opt(list, 'The program and its arguments; "--from={sender}" holds a fact of the mail.')
+    arguments: list[str] = opt(
+        list,
+        'The program and its arguments; "--from={sender}" holds a fact of the mail ("mta lua doc service").',
+    )
     environment: list[str] = opt(list, '"NAME=value"; without it only PATH and LANG are set.')
     stdin: str = opt(
         "none", "What it reads: mail, part, text (of the call), or none.", one_of("mail", "part", "text", "none")

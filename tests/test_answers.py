@@ -103,6 +103,8 @@ same('"\\u0000\\u001f\\u0022\\u005c"') same("[[1]]")
 assert(json.decode('"\\u00e9 \\u20ac \\ud83d\\ude00"') == "é € 😀")
 assert(json.decode(' [1, 1e2, null, 3] ')[4] == 3)
 assert(json.decode("null") == nil)
+assert(json.encode({ 0.1, 2.4, 1e300, 3.0 }) == "[0.1,2.4,1e+300,3.0]")
+assert(json.decode(json.encode(1 / 3)) == 1 / 3, "the next digits only where they are needed")
 assert(json.encode("\xff") == '"\\u00ff"', "text that is no UTF-8 is Latin-1")
 local long = ("["):rep(100000)
 for _, bad in ipairs({ "", "{", "[1,]", "nul", "{'a':1}", "[1] x", '"\xff"', long, ("1"):rep(300000) }) do

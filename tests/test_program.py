@@ -120,7 +120,7 @@ def test_a_signal_is_told() -> None:
     ("arguments", "more", "said"),
     [
         (["no-such-program-here"], {}, "no such program"),
-        (["/etc/passwd"], {}, "no such program"),
+        (["/etc/passwd"], {}, "/etc/passwd: this may not be run (chmod +x)"),
         (["true"], {"folder": "/no/such/folder"}, "No such file"),
         (["true", "x" * 3_000_000], {}, "Argument list too long"),
     ],

@@ -267,6 +267,13 @@ def test_can_encrypt(tmp_path: Path) -> None:
     assert b.failures == []
 
 
+def test_the_reference_tells_what_is_known_of_a_mail() -> None:
+    from mta.rules.words import services
+
+    assert tuple(services.facts(example.transaction("preq"))) == services.FACTS
+    assert ", ".join(services.FACTS) in services.SERVICE.meaning
+
+
 @pytest.mark.needs("openssl")
 def test_examples_of_the_reference(tmp_path: Path) -> None:
     from mta.rules.words import services, signing

@@ -1446,7 +1446,7 @@ config = {}
 ---@type table
 replies = {}
 
----Ask [service.NAME] of the settings. `given`: text or part (a part's number) for its stdin, and values for the {names} in its arguments. The answer has code or signal, stdout, stderr, cut, timed_out, ms, and failed, which is empty unless its fault is to be ignored: with fault = "defer" or "deny" a fault ends the stage.
+---Ask [service.NAME] of the settings. `given`: text or part (a part's number) for its stdin, and values for the {names} in its arguments, beside what is known of the mail: id, session, client, client_name, helo, user, server, listener, sender, sender_domain, recipient, recipient_domain, size. The answer has code or signal, stdout, stderr, cut, timed_out, ms, and failed, which is empty unless its fault is to be ignored: with fault = "defer" or "deny" a fault ends the stage.
 ---```lua
 ---local scan = service.clamscan()
 ---if scan.code == 1 then return quarantine("virus") end

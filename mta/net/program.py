@@ -180,7 +180,8 @@ def run(
         name = os.fsdecode(told[0])
         found = shutil.which(name, path=os.fsdecode(environ.get(b"PATH", os.fsencode(PATH))))
         if found is None:
-            return Ended(failed=f"{name}: no such program", ms=_since(began))
+            wrong = "this may not be run (chmod +x)" if "/" in name and os.path.exists(name) else "no such program"
+            return Ended(failed=f"{name}: {wrong}", ms=_since(began))
         told[0] = os.fsencode(found)
         return _run(told, stdin, environ, folder, began, timeout, keep, [file.fd for file in files])
     finally:

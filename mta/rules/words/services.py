@@ -18,8 +18,14 @@ from mta.rules.words.word import Word, word
 LARGE = 1 << 20  # bytes of a mail whose splitting is no work for the loop
 
 
+FACTS = (
+    *("id", "session", "client", "client_name", "helo", "user", "server", "listener", "sender", "sender_domain"),
+    *("recipient", "recipient_domain", "size"),
+)
+
+
 def facts(tx: Transaction) -> dict[str, str | bytes]:
-    """What `{name}` in a service's arguments and environment may stand for, known or not yet."""
+    """What `{name}` in a service's arguments and environment may stand for, known or not yet: `FACTS`."""
     sender, recipient = tx.sender, tx.recipient or (tx.recipients[0] if tx.recipients else None)
     return {
         "id": tx.mail_id or tx.session,
@@ -70,8 +76,9 @@ def _numbered(message: Message, number: str) -> Part:
 SERVICE = word(
     "service.NAME(given?: table) -> answer",
     "Ask [service.NAME] of the settings. `given`: text or part (a part's number) for its stdin, and values for the "
-    "{names} in its arguments. The answer has code or signal, stdout, stderr, cut, timed_out, ms, and failed, which is "
-    'empty unless its fault is to be ignored: with fault = "defer" or "deny" a fault ends the stage.',
+    f"{{names}} in its arguments, beside what is known of the mail: {', '.join(FACTS)}. The answer has code or signal, "
+    "stdout, stderr, cut, timed_out, ms, and failed, which is empty unless its fault is to be ignored: with fault = "
+    '"defer" or "deny" a fault ends the stage.',
     'local scan = service.clamscan()\nif scan.code == 1 then return quarantine("virus") end\nassert(scan.code == 0)',
     waits=True,
 )
