@@ -507,6 +507,16 @@ def test_only_texts_have_a_text_to_set() -> None:
     assert not mail.changed
 
 
+def test_a_file_of_many_names_gets_one() -> None:
+    part = Part.of(
+        b"Content-Type: text/plain; name=a.txt; name=b.exe\r\nContent-Disposition: attachment; filename=c.txt\r\n"
+        b"Content-Disposition: attachment; filename=d.exe; filename*=utf-8''e.exe\r\n\r\nx"
+    )
+    assert sorted(part.filenames) == ["a.txt", "b.exe", "c.txt", "d.exe", "e.exe"]
+    part.rename("safe.txt")
+    assert part.filenames == ["safe.txt"] and part.headers.count("content-disposition") == 1
+
+
 def test_bytes_inserted_into_a_body() -> None:
     mail = sample("plain")
     body = mail.raw[mail.raw.index(b"Hello") :]

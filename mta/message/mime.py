@@ -121,7 +121,10 @@ class Part:
     @property
     def filenames(self) -> list[str]:
         """Every name it might be saved under: mail programs disagree about which of several counts."""
-        said = self._value("content-disposition").every("filename") + self._value("content-type").every("name")
+        said: list[str] = []
+        for field, parameter in (("content-disposition", "filename"), ("content-type", "name")):
+            for value in self.headers.all(field):
+                said += parameters.parse(value).every(parameter)
         return list(dict.fromkeys(filter(None, map(parameters.file_name, said))))
 
     @property
@@ -362,9 +365,9 @@ class Part:
         self._keep_boundaries_apart(text)
 
     def rename(self, name: str) -> None:
-        """Give the part another file name."""
+        """Give the part another file name, the only one it has then."""
         self._describe("content-disposition", "filename", name, "attachment")
-        if self._value("content-type").get("name"):
+        if self._value("content-type").every("name"):
             self._describe("content-type", "name", name, self.type)
 
     def _describe(self, field: str, parameter: str, value: str, main: str) -> None:
@@ -372,6 +375,8 @@ class Part:
         said = self.headers.get(field) or ""
         if not said.strip() or (field == "content-type" and not _MAIN.match(said.lower())):
             said = main
+        if self.headers.count(field) > 1:  # they say different things; from now on there is one
+            self.headers.remove(field)
         self.headers.set(field.title(), parameters.change(said, parameter, value))
         if self._whole and not self.headers.has("mime-version"):
             self.headers.append("MIME-Version", "1.0")

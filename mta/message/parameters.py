@@ -31,12 +31,13 @@ class Segment(NamedTuple):
 
 class Value(NamedTuple):
     """A value taken apart. Parameters have lower-case names, and the first of a name counts; `plain` ones are latin-1
-    text as it stands there, `extended` ones (RFC 2231) are decoded."""
+    text as it stands there, `extended` ones (RFC 2231) are decoded; `again`: (name, value) of those said once more."""
 
     main: str
     plain: dict[str, str]
     extended: dict[str, str]
     segments: list[Segment]
+    again: list[tuple[str, str]]
 
     def get(self, name: str) -> str:
         """A parameter's value, the extended form first (RFC 6266 4.3), or ""."""
@@ -44,7 +45,8 @@ class Value(NamedTuple):
 
     def every(self, name: str) -> list[str]:
         """All values claimed for a parameter: mail programs disagree on which one counts."""
-        found = (self.extended.get(name), charsets.disguised(self.plain.get(name, "")))
+        found = [self.extended.get(name), charsets.disguised(self.plain.get(name, ""))]
+        found += [value for said, value in self.again if said == name]
         return list(dict.fromkeys(value for value in found if value))
 
 
@@ -63,6 +65,7 @@ def _parse(value: str) -> Value:
     plain: dict[str, str] = {}
     sections: dict[str, dict[int, tuple[bool, str]]] = {}
     segments: list[Segment] = []
+    again: list[tuple[str, str]] = []
     for number, pieces in enumerate(_split(value)):
         text = "".join(pieces).strip()
         if number == 0:
@@ -79,10 +82,16 @@ def _parse(value: str) -> Value:
         segments.append(Segment(base, text))
         said = _said(base, first, pieces[1:])
         if shape[2] or shape[3]:
-            sections.setdefault(base, {}).setdefault(int(shape[2] or 0), (bool(shape[3]), said))
+            section = int(shape[2] or 0), (bool(shape[3]), said)
+            if section[0] in sections.setdefault(base, {}):
+                again.append((base, _joined({0: section[1]})))
+            else:
+                sections[base].update([section])
+        elif base in plain:
+            again.append((base, charsets.disguised(said)))
         else:
-            plain.setdefault(base, said)
-    return Value(main, plain, {name: _joined(parts) for name, parts in sections.items()}, segments)
+            plain[base] = said
+    return Value(main, plain, {name: _joined(parts) for name, parts in sections.items()}, segments, again)
 
 
 def _split(value: str) -> list[list[str]]:
