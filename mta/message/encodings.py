@@ -130,6 +130,12 @@ def base64(content: Buffer) -> list[bytes]:
     return out
 
 
+def base64_size(length: int) -> int:
+    """How long `base64` makes so many bytes."""
+    coded = -(-length // 3) * 4
+    return coded + 2 * -(-coded // 76)
+
+
 def quoted_printable(content: bytes) -> bytes:
     """Text with CRLF line ends as quoted-printable, lines of some 76 characters.
 

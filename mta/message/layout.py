@@ -6,6 +6,8 @@ from __future__ import annotations
 import mmap
 from typing import NamedTuple
 
+from mta.message import encodings
+
 Raw = bytes | mmap.mmap
 
 LARGE = 1 << 16  # bytes: what is shorter is copied, for few pieces are quicker to write than many
@@ -49,6 +51,11 @@ class Layout:
         else:
             self.pieces.append(Span(start, stop))
 
+    def encoded(self, content: Layout, encoding: str) -> None:
+        """All that is laid out in `content`, which has no spans, in a transfer encoding."""
+        whole = b"".join([piece for piece in content.pieces if not isinstance(piece, Span)])
+        self.new(encodings.encode(whole, encoding))
+
     def end_line(self) -> None:
         """End the line last written, if it has no end yet."""
         if not self.pieces:
@@ -57,3 +64,13 @@ class Layout:
         tail = self.raw[max(last.start, last.stop - 2) : last.stop] if isinstance(last, Span) else last[-2:]
         if tail != b"\r\n":
             self.new(b"\r\n")
+
+
+class Measure(Layout):
+    """A layout of which only the size is wanted: 25 MB are not encoded for that."""
+
+    def encoded(self, content: Layout, encoding: str) -> None:
+        if encoding == "base64":
+            self.size += encodings.base64_size(content.size)
+        else:
+            super().encoded(content, encoding)

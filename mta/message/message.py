@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from mta.message.headers import Field, Headers, end_of, index, written
-from mta.message.layout import Layout, Piece, Raw, Span
+from mta.message.layout import Layout, Measure, Piece, Raw, Span
 from mta.message.mime import Part
 
 __all__ = ["BodyFile", "Message", "Raw", "Span"]
@@ -117,14 +117,14 @@ class Message:
     @property
     def size(self) -> int:
         """Bytes the mail has as it would be written now."""
-        return self._layout().size if self.changed else len(self.raw)
+        return self._layout(Measure).size if self.changed else len(self.raw)
 
     def layout(self) -> list[Piece]:
         """The mail as it would be written now."""
         return self._layout().pieces if self.changed else [Span(0, len(self.raw))]
 
-    def _layout(self) -> Layout:
-        headers, out = self._split(), Layout(self.raw)
+    def _layout(self, kind: type[Layout] = Layout) -> Layout:
+        headers, out = self._split(), kind(self.raw)
         if self._root is not None and self.rewritten:
             self._root.outermost.write(out)
             return out

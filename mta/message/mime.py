@@ -28,7 +28,7 @@ from collections.abc import Iterator
 from mta.message import charsets, encodings, multipart, parameters
 from mta.message.entity import canonical, gathered
 from mta.message.headers import LONGEST, Headers, edges, write
-from mta.message.layout import Layout, Raw, Span
+from mta.message.layout import Layout, Measure, Raw, Span
 from mta.message.multipart import Budget, Line
 
 MAX_DEPTH = 100
@@ -146,7 +146,7 @@ class Part:
         """Bytes of the body as it would be written now, still encoded."""
         if not self._assembled:
             return self._stop - self._body + sum(len(text) for _, text in self._new)
-        out = Layout(b"")
+        out = Measure(b"")
         self._write_body(out)
         return out.size
 
@@ -519,10 +519,9 @@ class Part:
         elif self._boundary:
             self._write_multipart(out)
         elif self._coded:
-            mail = Layout(b"")
+            mail = type(out)(b"")
             self.parts[0].write(mail)
-            pieces = [piece for piece in mail.pieces if not isinstance(piece, Span)]
-            out.new(encodings.encode(b"".join(pieces), self.encoding))
+            out.encoded(mail, self.encoding)
         else:
             for part in self.parts:
                 part.write(out)
