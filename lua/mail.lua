@@ -12,17 +12,19 @@ local MASK = {} -- declared word -> bit set of the stages it is known at
 local FIELD = {} -- declared field of `mail` -> the same
 
 -- Keys of facts that only this file has (see objects.lua): what is shown is made of these
-local IP, PORT, NAME = {}, {}, {}
+local IP, PORT, NAME, TRUSTED = {}, {}, {}, {}
 local SENDER, SENDER_DOMAIN, RECIPIENT, RECIPIENT_DOMAIN = {}, {}, {}, {}
 
 -- Fields that are made when a rule first asks -------------------------------------------------------------------------
 
 local LAZY = { vars = vars.of, headers = H.new }
 
-local CLIENT = O.record("mail.client", { ip = IP, port = PORT, name = NAME })
+local CLIENT = O.record("mail.client", { ip = IP, port = PORT, name = NAME, trusted = TRUSTED })
 
 function LAZY.client(facts)
-  return setmetatable({ [IP] = facts[IP], [PORT] = facts[PORT], [NAME] = facts[NAME] }, CLIENT)
+  return setmetatable({
+    [IP] = facts[IP], [PORT] = facts[PORT], [NAME] = facts[NAME], [TRUSTED] = facts[TRUSTED],
+  }, CLIENT)
 end
 
 function LAZY.sender(facts)
@@ -104,7 +106,7 @@ local not_assignable = read_only("mail")
 
 function M.begin(
   number, id, origin, ip, port, name, server, listener, helo, tls, user, sender, sender_domain, recipient,
-  recipient_domain, any
+  recipient_domain, any, trusted
 )
   local old = mails[number]
   if old then
@@ -114,7 +116,7 @@ function M.begin(
     id = FIELD.id and id, origin = FIELD.origin and origin, server = FIELD.server and server,
     listener = FIELD.listener and listener, helo = FIELD.helo and helo, tls = FIELD.tls and tls,
     user = FIELD.user and user,
-    [NUMBER] = number, [IP] = ip, [PORT] = port, [NAME] = name,
+    [NUMBER] = number, [IP] = ip, [PORT] = port, [NAME] = name, [TRUSTED] = trusted,
     [SENDER] = sender, [SENDER_DOMAIN] = sender_domain, [RECIPIENT] = recipient,
     [RECIPIENT_DOMAIN] = recipient_domain, [RUN] = false, [STAGE] = 0, [ANY] = any,
   }, FACTS)

@@ -28,7 +28,8 @@ class Play:
         self.rules = Rules.load(settings.Rules(path=str(folder)), world)
 
     def at(self, stage: str, *, ip: str = "192.0.2.7", user: str = "", **facts: Any) -> Verdict:
-        made = Transaction("k3v9x0a2bq-1", Client(ip=ip, port=40000), server="mx.example.test", listener="relay")
+        client, trusted = Client(ip=ip, port=40000), facts.get("trusted", False)
+        made = Transaction("k3v9x0a2bq-1", client, server="mx.example.test", listener="relay", trusted=trusted)
         made.mail_id, made.user = "k3v9x0a2bq-1.1", user
         made.sender = facts.get("sender", Address("ann", "example.com"))
         made.recipient = facts.get("recipient", Address("you", "example.test"))
@@ -66,6 +67,8 @@ sales@example.test, "ann@example.test bob"
 all@example.test, "sales@example.test, carol@other.test, all@example.test"
 postmaster@, ann@example.test
 @old.test, new@example.test
+@older.test, @new.test
+team@example.test, @new.test
 loop1@example.test, loop2@example.test
 loop2@example.test, loop1@example.test
 """
@@ -145,6 +148,7 @@ def test_a_network_with_known_senders_becomes_trusted(play: Any, world: FakeWorl
 def test_our_own_people_are_not_greylisted_and_little_is_written(play: Any, world: FakeWorld) -> None:
     run = play(GREYLIST)
     assert run.at("rcpt", user="ann").kind == "next"
+    assert run.at("rcpt", trusted=True).kind == "next"
     run.at("rcpt")
     world.time += 301
     run.at("rcpt")
@@ -227,6 +231,7 @@ def test_a_list_in_trouble_harms_nobody_but_is_told(play: Any, world: FakeWorld)
 def test_our_own_and_private_addresses_are_not_asked_for(play: Any, world: FakeWorld) -> None:
     run = play(DNSBL)
     assert run.at("connect", ip="192.168.1.1").kind == "next"
+    assert run.at("connect", ip="8.1.1.1", trusted=True).kind == "next"
     assert world.asked == []
 
 
@@ -242,7 +247,9 @@ def test_our_own_and_private_addresses_are_not_asked_for(play: Any, world: FakeW
         ("all@example.test", "ann@example.test bob@example.test carol@other.test all@example.test"),
         ("postmaster@whatever.test", "ann@example.test"),
         ("x@old.test", "new@example.test"),
-        ("loop1@example.test", ""),
+        ("loop1@example.test", "loop1@example.test"),
+        ("ann+x@older.test", "ann+x@new.test"),
+        ("team+x@example.test", "team+x@new.test"),
         ("nobody@example.test", "no alias"),
         ("nobody+x@example.test", "no alias"),
     ],

@@ -4,9 +4,11 @@
 --   sales@example.test,   "ann@example.test bob@example.test"
 --   postmaster@,          ann@example.test
 --   @old.test,            ann@example.test
+--   @older.test,          @example.test
 --
 -- sales+fair@example.test is looked for as it stands, then without its extension, which is then handed on: to
--- ann+fair@example.test and bob+fair@example.test. A target may be an alias again; what leads back is taken once.
+-- ann+fair@example.test and bob+fair@example.test. A target may be an alias again; what leads back is taken once. What
+-- stands before the @ stays if the target has nothing there: x@older.test is x@example.test.
 --
 --   local aliases = require "aliases"
 --   local targets = aliases.expand("aliases.csv", mail.recipient)
@@ -33,7 +35,8 @@ local function extended(target, extension)
   return mailbox.join(mailbox.local_part(target) .. "+" .. extension, mailbox.domain(target)) or target
 end
 
---- The addresses `address` stands for: a list of text, in order and each once; nil if it is no alias.
+--- The addresses `address` stands for: a list of text, in order and each once; nil if it is no alias. Aliases that lead
+--- to nobody but themselves stand for the address alone.
 function aliases.expand(map, address)
   address = tostring(address):lower()
   local out, seen = {}, {}
@@ -53,6 +56,9 @@ function aliases.expand(map, address)
       end
       if not target:find("@", 1, true) then -- a name alone: in the same domain
         target = target .. "@" .. (mailbox.domain(one) or "")
+      elseif target:find("^@") then -- a domain alone: the same name there
+        local name = mailbox.local_part(extension == "" and one or mailbox.base(one))
+        target = mailbox.join(name, target:sub(2)) or target
       end
       target = extended(target, extension):lower()
       if target == one then -- it also keeps its own copy
@@ -66,7 +72,7 @@ function aliases.expand(map, address)
     return nil
   end
   follow(address, 0)
-  return out
+  return out[1] and out or { address }
 end
 
 return aliases

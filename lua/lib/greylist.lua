@@ -44,7 +44,7 @@ end
 --- Nothing for a mail that may pass, else a verdict. At rcpt.
 return function(mail, options)
   options = setmetatable(options or {}, { __index = defaults })
-  if mail.user then
+  if mail.user or mail.client.trusted then
     return
   end
   local now = time.now() // 1

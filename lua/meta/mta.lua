@@ -199,6 +199,7 @@ function mta_part:verify(kind, name) end
 ---@field ip string Its address.
 ---@field port integer Its port.
 ---@field name string? Its name in the DNS, if that leads back to its address.
+---@field trusted boolean Whether it is one of [server] trusted, who may write to anybody without a login.
 local mta_client = {}
 
 ---@class mta.credentials

@@ -36,6 +36,7 @@ class Side:
         runtime.begin(
             number, mail_id or tx.session, tx.origin or None, ip, tx.client.port, short(name) or None, tx.server,
             tx.listener, short(helo) or None, tls or None, utf8(user) or None, local, domain, to, at, bool(vars),
+            tx.trusted,
         )  # fmt: skip
 
     def show(self, tx: Transaction) -> None:

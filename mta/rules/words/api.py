@@ -56,6 +56,11 @@ FACTS = [
         "Its name in the DNS, if that leads back to its address.",
         'assert(mail.client.name == "mail.example.com")',
     ),
+    word(
+        "mail.client.trusted: boolean",
+        "Whether it is one of [server] trusted, who may write to anybody without a login.",
+        "assert(not mail.client.trusted)",
+    ),
     word("mail.server: string", "Our name.", 'assert(mail.server == "mx.example.test")'),
     word("mail.listener: string", "The kind of listener: relay, submission ...", 'assert(mail.listener == "relay")'),
     word(
