@@ -256,9 +256,20 @@ class Uses:
                 self.value(name)
             self.value(node.child_by_field_name("value"))
             return UNKNOWN
-        for one in named(node):
-            self.value(one)
+        found = [self.value(one) for one in named(node)]
+        if kind == "binary_expression" and node.children[1].type in ("==", "~="):
+            self._compared(node, *found)
         return UNKNOWN
+
+    def _compared(self, node: Node, one: Means, other: Means) -> None:
+        """An address is a thing of its own: Lua says it differs from any text, and the rule would never match."""
+        if {one.home, other.home} == {"address", "string"}:
+            sure = one.sure and other.sure
+            address, text = node.children[0], node.children[2]
+            if one.home == "string":
+                address, text = text, address
+            advice = f"write mailbox.same({self.tree.text(address)}, {self.tree.text(text)}), which ignores capitals"
+            self.tell(node, ERROR if sure else WARNING, "an address is never equal to a text", advice)
 
     def name(self, node: Node) -> Means:
         name = self.tree.text(node)

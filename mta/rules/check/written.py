@@ -64,6 +64,10 @@ def reply(uses: Uses, one: Word, given: list[Node]) -> None:
         return
     (only,) = given
     close = False
+    if only.type == "number":
+        wrong = f"{one.name} needs text, not a number"
+        uses.tell(only, ERROR, wrong, f'write {one.name}("{uses.tree.text(only)} text")')
+        return
     if only.type == "table_constructor":
         lines = []
         for field in named(only):
