@@ -244,7 +244,7 @@ function mta_headers:all(name) end
 ---@return integer
 function mta_headers:count(name) end
 
----Put a field at the bottom of the header. Before preq it is done once the mail is here; said before MAIL, to every mail of the connection.
+---Put a field at the bottom of the header. Before preq it is done once the mail is here, whomever it goes to; said before MAIL, to every mail of the connection.
 ---```lua
 ---mail.headers:append("X-Checked", "yes")
 ---assert(mail.headers:get("X-Checked") == "yes")
@@ -253,7 +253,7 @@ function mta_headers:count(name) end
 ---@param value mta.text
 function mta_headers:append(name, value) end
 
----Put a field on top of the header. Before preq it is done once the mail is here; said before MAIL, to every mail of the connection.
+---Put a field on top of the header. Before preq it is done once the mail is here, whomever it goes to; said before MAIL, to every mail of the connection.
 ---```lua
 ---mail.headers:prepend("X-First", "yes")
 ---assert(mail.headers:has("X-First"))
@@ -262,7 +262,7 @@ function mta_headers:append(name, value) end
 ---@param value mta.text
 function mta_headers:prepend(name, value) end
 
----Replace the first such field where it stands, or append one. Before preq it is done once the mail is here; said before MAIL, to every mail of the connection.
+---Replace the first such field where it stands, or append one. Before preq it is done once the mail is here, whomever it goes to; said before MAIL, to every mail of the connection.
 ---```lua
 ---mail.headers:set("Subject", "[list] Hello")
 ---assert(mail.headers:get("Subject") == "[list] Hello")
@@ -682,7 +682,7 @@ function on.data(name, rule) end
 ---@param rule fun(mail: mta.mail.preq): mta.verdict?
 function on.preq(name, rule) end
 
----The mail is kept and the client has gone; once for each mail.
+---The mail is kept and the client has gone; once for each mail. What it changes stays, unless it defers: then it is asked again about the mail as it was, and only mail.vars stay.
 ---```lua
 ---on.postq("a name for the log", function(mail) end)
 ---```
@@ -690,7 +690,7 @@ function on.preq(name, rule) end
 ---@param rule fun(mail: mta.mail.postq): mta.verdict?
 function on.postq(name, rule) end
 
----Before each attempt to deliver.
+---Before each attempt to deliver, once for all recipients who are reached the same way. What it changes is for this attempt; only mail.vars stay.
 ---```lua
 ---on.delivery("a name for the log", function(mail) end)
 ---```

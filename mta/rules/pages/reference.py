@@ -72,8 +72,8 @@ comes again. The mail of our own people is split instead: rcpt and data ask the 
 no at data is a no to the command), preq is run for every copy before anything is stored. If one is deferred the
 client hears that, and nothing is stored; if all are denied it hears the first denial; if some are, these come back
 to the sender as a bounce. Each copy has an id of its own and the mail's as ``mail.origin``, its own vars and
-header, and keeps its file's rules for postq and delivery. What faccept, quarantine and discard say at rcpt holds
-for the recipients under the same rules.
+header (both begin with what all rules said before), and keeps its file's rules for postq and delivery. What faccept,
+quarantine and discard say at rcpt holds for the recipients under the same rules.
 
 A folder must belong to a domain of the settings or to one above it, and no other Lua files may lie in it: what no
 mail would ever meet is an error. ``require`` finds modules in ``rules/``, ``domains/`` and the library.

@@ -40,8 +40,16 @@ STAGE_WORDS = [
     _stage("rcpt", "RCPT TO: once for every recipient."),
     _stage("data", "DATA, before the content is sent."),
     _stage("preq", "The whole mail is here; nothing is kept yet, so a refusal still goes to the client."),
-    _stage("postq", "The mail is kept and the client has gone; once for each mail."),
-    _stage("delivery", "Before each attempt to deliver."),
+    _stage(
+        "postq",
+        "The mail is kept and the client has gone; once for each mail. What it changes stays, unless it defers: then "
+        "it is asked again about the mail as it was, and only mail.vars stay.",
+    ),
+    _stage(
+        "delivery",
+        "Before each attempt to deliver, once for all recipients who are reached the same way. What it changes is for "
+        "this attempt; only mail.vars stay.",
+    ),
 ]
 
 FACTS = [
@@ -142,7 +150,10 @@ FACTS = [
     ),
 ]
 
-_EARLY = "Before preq it is done once the mail is here; said before MAIL, to every mail of the connection."
+_EARLY = (
+    "Before preq it is done once the mail is here, whomever it goes to; said before MAIL, to every mail of the "
+    "connection."
+)
 
 HEADERS = [
     word(
