@@ -628,6 +628,60 @@ def test_a_disk_full_in_a_body_is_told(make: Make, disk: Faulty) -> None:
         spool.commit(add=[Mail(mail("a-1.1").envelope, message)])
 
 
+def test_a_large_mail_whose_body_was_changed_has_one_file_and_then_none(make: Make) -> None:
+    """The file it came in is named by nobody: with every large mail a rule added a footer to, it stayed."""
+    spool = make()
+    body = spool.body()
+    body.write(b"Subject: large\r\n\r\n" + b"x" * 3_000_000 + b"\r\n")
+    message = body.finish()
+    message.root.set_text("another text, " * 200_000)
+    spool.commit(add=[Mail(mail("a-1.1").envelope, message)])
+    body.discard()
+    until(lambda: os.listdir(spool._bodies.folder) == [spool._bodies.of("a-1.1")])
+    (claimed,) = spool.claim(1.0, 9)
+    assert bytes(claimed.message) == bytes(message) and spool._bodies.of("a-1.1")
+    spool.commit(drop=["a-1.1"])
+    until(lambda: os.listdir(spool._bodies.folder) == [])
+
+
+def test_a_mail_that_has_grown_large_lies_in_a_file(make: Make) -> None:
+    spool = make(large=10_000)
+    small, large = mail("a-1.1", 9_000), mail("a-2.1", 9_000)
+    large.message.root.attach(b"Content-Type: text/plain\r\n\r\n" + b"x" * 9_000)
+    spool.commit(add=[small, large])
+    assert not spool._bodies.of("a-1.1") and spool._bodies.of("a-2.1")
+    wanted = {m.envelope.id: bytes(m.message) for m in (small, large)}
+    spool.close()
+    other = make("w2")
+    assert other.adopt(spool._folder)
+    assert {m.envelope.id: bytes(m.message) for m in other.claim(1.0, 9)} == wanted
+
+
+@pytest.mark.parametrize("part", ["the second file", "the journal"])
+def test_a_commit_that_fails_leaves_no_files(make: Make, disk: Faulty, part: str) -> None:
+    spool = make(large=10_000)
+    spool.commit(add=[mail("a-1.1")])
+    written: list[str] = []
+
+    def fail(kind: str, path: str) -> int:
+        if kind == "write" and path.endswith(".body"):
+            written.append(path)
+        if part == "the journal":
+            return errno.ENOSPC if kind == "allocate" else 0
+        return errno.ENOSPC if kind == "write" and len(written) == 2 else 0
+
+    disk.fail = fail
+    for _ in range(3):
+        with pytest.raises(Refused):
+            spool.commit(
+                add=[mail("b-1.1", 50_000), mail("b-2.1", 50_000), *(mail(f"c-{n}.1", 9_000) for n in range(9))]
+            )
+        del written[:]
+    until(lambda: os.listdir(spool._bodies.folder) == [])
+    disk.fail = lambda kind, path: None
+    assert ids(spool) == ["a-1.1"]
+
+
 def test_a_deadline_in_a_slow_sync_waits_for_the_commit(make: Make, disk: Faulty) -> None:
     spool = make()
     pause = gevent.monkey.get_original("time", "sleep")

@@ -157,7 +157,6 @@ class Arrival:
         if judge.mail is not None and judge.mail.ways is not None:
             judge.mail.ways.write(envelope, envelope.arrived)
         self.door.spool.commit(add=[Mail(envelope, message)])
-        self.file = None  # the spool's now
         reply = said if said is not None and said.positive else replies.kept(envelope.id)
         self.report("accepted", envelope, fate, reply)
         if judge.mail is not None and judge.mail.ways is not None:

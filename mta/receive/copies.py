@@ -65,7 +65,6 @@ class Copies:
         bounces = [self.bounce(copy, no.reply) for copy, no in denied]
         if kept or bounces:
             self.arrival.door.spool.commit(add=[Mail(copy.envelope, copy.message) for copy in kept] + bounces)
-            self.arrival.file = None  # the spool's now
         reply = next((copy.said for copy in kept if copy.said is not None and copy.said.positive), None)
         reply = reply or replies.kept(*(copy.envelope.id for copy in kept or taken))
         stored = {copy.envelope.id for copy in kept}

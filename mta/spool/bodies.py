@@ -32,8 +32,9 @@ class File(NamedTuple):
 class Bodies:
     """All body files a journal knows, and which mail names which."""
 
-    def __init__(self, disk: Disk, folder: str, writer: str) -> None:
-        self.disk, self.folder, self._writer = disk, os.path.join(folder, FOLDER), writer
+    def __init__(self, disk: Disk, folder: str, writer: str, large: int) -> None:
+        """A mail of more than `large` bytes gets a file."""
+        self.disk, self.folder, self._writer, self.large = disk, os.path.join(folder, FOLDER), writer, large
         self._count = 0
         self.where: dict[str, str] = {}  # name -> folder
         self._of: dict[str, str] = {}  # id -> name
@@ -90,14 +91,18 @@ class Bodies:
         self._unsynced.discard(name)
 
     def store(self, name: str, buffers: Sequence[Buffer]) -> None:
-        """Write a whole file, durably. Off the loop. Raises OSError."""
+        """Write a whole file, durably, or leave none. Off the loop. Raises OSError."""
         self.begun(name)
-        fd = self.disk.make(self.path(name))
         try:
-            self.disk.write(fd, buffers, 0)
-        finally:
-            self.disk.close(fd)
-        self.sync(name)
+            fd = self.disk.make(self.path(name))
+            try:
+                self.disk.write(fd, buffers, 0)
+            finally:
+                self.disk.close(fd)
+            self.sync(name)
+        except OSError:
+            self.remove(name)
+            raise
 
     # -- who names what ----------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import mmap
+from collections.abc import Sequence
 from typing import Protocol
 
 from mta.message.envelope import Envelope
@@ -28,23 +29,21 @@ def told(message: Message, bodies: Bodies, buffers: list[Buffer]) -> Content:
     """What a record is to say; the bytes it needs go to `buffers`. A file is durable afterwards. Raises Refused."""
     file = message.file
     if file is None or not bodies.knows(file.name):
-        if not message.changed:
-            buffers.append(memoryview(message.raw))
-            return Content(len(message.raw))
-        pieces = message.pieces()
+        pieces: Sequence[Buffer] = message.pieces() if message.changed else [memoryview(message.raw)]
+        size = sum(map(len, pieces))
+        if size > bodies.large:
+            return _file_of_its_own(pieces, size, bodies)
         buffers += pieces
-        return Content(sum(map(len, pieces)))
+        return Content(size)
     layout = offload.run(message.layout) if message.rewritten else message.layout()
-    try:
-        if not _body_is_whole(message, layout):
-            name = bodies.new_name()
-            pieces = message.pieces(layout)
-            offload.run(bodies.store, name, pieces)
-            return Content(file=name, layout=[(0, sum(map(len, pieces)))])
-        if not bodies.synced(file.name):
+    if not _body_is_whole(message, layout):
+        pieces = message.pieces(layout)
+        return _file_of_its_own(pieces, sum(map(len, pieces)), bodies)
+    if not bodies.synced(file.name):
+        try:
             offload.run(bodies.sync, file.name)
-    except OSError as error:
-        raise refused(error) from error
+        except OSError as error:
+            raise refused(error) from error
     size = 0
     pieces_told: list[int | tuple[int, int]] = []
     for piece in layout:
@@ -55,6 +54,15 @@ def told(message: Message, bodies: Bodies, buffers: list[Buffer]) -> Content:
             pieces_told.append(len(piece))
             size += len(piece)
     return Content(size, file.name, pieces_told)
+
+
+def _file_of_its_own(pieces: Sequence[Buffer], size: int, bodies: Bodies) -> Content:
+    name = bodies.new_name()
+    try:
+        offload.run(bodies.store, name, pieces)
+    except OSError as error:
+        raise refused(error) from error
+    return Content(file=name, layout=[(0, size)])
 
 
 def _body_is_whole(message: Message, layout: list[Piece]) -> bool:

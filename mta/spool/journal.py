@@ -54,7 +54,7 @@ class JournalSpool:
         self._writer_name = writer
         self._folder, self._lock = adoption.make(disk, settings.path, writer)
         self._segments, self._index = Segments(), Index()
-        self._bodies = Bodies(disk, self._folder, writer)
+        self._bodies = Bodies(disk, self._folder, writer, settings.large)
         self._hand = Hand(disk, os.path.join(self._folder, FILE))
         self._writer = Writer(disk, self._folder, self._segments, settings.segment, settings.min_free)
         self._writer.start()
@@ -99,17 +99,21 @@ class JournalSpool:
         put: list[Put] = []
         buffers: list[Buffer] = []
         keep = []
-        for mail in add:
-            if mail.envelope.id in entries:
-                raise ValueError(f"a mail {mail.envelope.id} is in the spool already")
-            put.append(Put(mail.envelope, contents.told(mail.message, self._bodies, buffers)))
-        for settled in settle:
-            message = settled.message
-            put.append(
-                Put(settled.envelope, None if message is None else contents.told(message, self._bodies, buffers))
-            )
-            if settled.keep:
-                keep.append(settled.envelope.id)
+        try:
+            for mail in add:
+                if mail.envelope.id in entries:
+                    raise ValueError(f"a mail {mail.envelope.id} is in the spool already")
+                put.append(Put(mail.envelope, contents.told(mail.message, self._bodies, buffers)))
+            for settled in settle:
+                message = settled.message
+                put.append(
+                    Put(settled.envelope, None if message is None else contents.told(message, self._bodies, buffers))
+                )
+                if settled.keep:
+                    keep.append(settled.envelope.id)
+        except BaseException:
+            self._remove_unnamed(put)
+            raise
         gone = [*drop, *self._doubt.difference(self._busy, [p.envelope.id for p in put])] if self._doubt else drop
         self._write(Record(put, gone, buffers, urgent), put, keep, gone, add)
         for mail in add:
@@ -148,6 +152,8 @@ class JournalSpool:
                 self._count(record, put, keep, drop)
             elif record.doubt:
                 self._doubt |= added
+            else:
+                self._remove_unnamed(put)
             if self._writer.errors:
                 self._tell_errors()
 
@@ -217,6 +223,13 @@ class JournalSpool:
             if name:
                 offload.background(offload.run, self._bodies.remove, name)
         self._keeper.look()
+
+    def _remove_unnamed(self, put: Sequence[Put]) -> None:
+        """Files made for a record that is not there."""
+        for p in put:
+            name = p.content.file if p.content is not None else ""
+            if name and not self._bodies.used(name):
+                offload.background(offload.run, self._bodies.remove, name)
 
     def _low(self) -> bool:
         """Less than min_free is left. Once that is so, every question looks again."""

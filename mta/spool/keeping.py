@@ -210,6 +210,8 @@ class Keeper:
                     try:
                         offload.run(self.bodies.store, name, [found.own])
                     except OSError as error:
+                        for made in own.values():
+                            offload.run(self.bodies.remove, made)
                         raise Refused("451 4.3.0 No file for an old mail", str(error)) from error
         finally:
             for segment in pinned:

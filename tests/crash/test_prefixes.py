@@ -89,7 +89,7 @@ def allowed(marks: list[Any]) -> dict[str, list[Version]]:
 
 
 def contents_of(disk: Disk, found: Recovered) -> dict[str, Version]:
-    bodies = Bodies(disk, SPOOL, "x")
+    bodies = Bodies(disk, SPOOL, "x", 1 << 20)
     bodies.where.update(found.files)
     at = found.segments.at
     jobs = [Job(e.id, at(e.at), at(e.content)) for e in found.entries.values()]
