@@ -79,6 +79,17 @@ def test_what_a_verdict_comes_to(tmp_path: Path, stage: str, verdict: str, last:
     assert like(tried.result, result)
 
 
+def test_what_a_rule_did_for_a_refused_recipient_is_undone(tmp_path: Path) -> None:
+    rules = rule(
+        "rcpt", 'mail:add_recipient("chief@example.test") if mail.recipient.local_part == "b" then return deny() end'
+    )
+    tried = trial(tmp_path, rules, recipients=[parse("b@example.test"), parse("a@example.test")])
+    list(tried.run("rcpt"))
+    assert tried.tx.recipients == []
+    list(tried.run("rcpt"))
+    assert [str(one) for one in tried.tx.recipients] == ["chief@example.test", "a@example.test"]
+
+
 LOGIN = rule(
     "authenticate",
     "local shown = mail.credentials; assert(mail.tls and not mail.user);"

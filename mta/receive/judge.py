@@ -21,7 +21,7 @@ from mta.message.reply import Refused, Reply
 from mta.receive import replies
 from mta.receive.door import Door
 from mta.rules.engine.folders import Scope
-from mta.rules.transaction import Early, Transaction
+from mta.rules.transaction import Addressed, Early, Transaction
 from mta.rules.verdict import LASTING, Verdict
 from mta.rules.words.envelope import taken
 
@@ -43,6 +43,14 @@ class Said(NamedTuple):
 
     stage: str
     verdict: Verdict
+
+
+class Before(NamedTuple):
+    """The envelope as a command found it: what rules know, and what the session does."""
+
+    known: Addressed
+    sender: Address
+    recipients: list[Recipient]
 
 
 class Origin(NamedTuple):
@@ -157,6 +165,20 @@ class Judge:
             return self.ask("rcpt", session), facts.relay
         finally:
             facts.relay = before  # said for one recipient it is not said for the next
+
+    def addressed(self, session: Session) -> Before | None:
+        """What a recipient that is refused shall leave as it is; None if no rule is asked of it."""
+        envelope = session.envelope
+        if envelope is None or "rcpt" not in self.rules.stages_of(self.file) or self.fated is not None:
+            return None
+        return Before(self.facts(session).addressed(), envelope.sender, [*envelope.recipients])
+
+    def readdress(self, before: Before | None, session: Session) -> None:
+        """The recipient was refused, and so is what its rules did to the envelope."""
+        envelope = session.envelope
+        if before is not None and self.mail is not None and envelope is not None:
+            self.mail.readdress(before.known)
+            envelope.sender, envelope.recipients = before.sender, before.recipients
 
     def ask_data(self, session: Session) -> None:
         """The same at data: the rules of every recipient are asked, and one no is a no to the command."""

@@ -28,9 +28,14 @@ def take(session: Session, envelope: Envelope, rest: str) -> Reply:
     scope = judge.scope(session, recipient) if judge.rules.folders else None
     if scope is not None and not judge.turn_to(scope) and not envelope.ours and judge.fate is None:
         raise _elsewhere(session, recipient)
-    said, relay = judge.ask_recipient(session)
-    taken = judge.rewritten(recipient)
-    _admit(session, recipient, relay, taken)
+    before = judge.addressed(session)
+    try:
+        said, relay = judge.ask_recipient(session)
+        taken = judge.rewritten(recipient)
+        _admit(session, recipient, relay, taken)
+    except Refused:
+        judge.readdress(before, session)
+        raise
     session.recipients_taken += 1
     recipients = envelope.recipients  # rules may have made another list of it
     if taken is not None and (not recipients or all(taken != known.address for known in recipients)):

@@ -54,6 +54,15 @@ class Step(NamedTuple):
     asked: list[Asked]
 
 
+class Addressed(NamedTuple):
+    """From whom, to whom, and by which ways."""
+
+    sender: Address | None
+    recipients: list[Address]
+    originals: dict[Address, Address]
+    ways: Ways | None
+
+
 class Transaction:
     """One mail (or, before MAIL, one connection). The caller sets the fields as it learns them, then runs a stage.
 
@@ -147,6 +156,17 @@ class Transaction:
         if self.tracing:
             new.tracing = True
         return new
+
+    def addressed(self) -> Addressed:
+        """The envelope, and where it goes, as rules have left them so far."""
+        ways = None if self.ways is None else self.ways.copy()
+        return Addressed(self.sender, [*self.recipients], dict(self.originals), ways)
+
+    def readdress(self, to: Addressed) -> None:
+        """What rules have changed of them since is undone."""
+        self.sender, self.recipients, self.originals, self.ways = to
+        if self.side is not None:
+            self.side.edited()
 
     def next(self, recipients: list[Address], message: Message, vars: Vars) -> None:
         """In the queue: the same mail, for the next stage or the next group of its recipients; what rules decided or

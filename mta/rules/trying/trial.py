@@ -22,7 +22,7 @@ from mta.message.credentials import Credentials
 from mta.message.envelope import Client
 from mta.message.reply import Refused, Reply
 from mta.rules.engine.engine import Rules
-from mta.rules.transaction import Transaction, put
+from mta.rules.transaction import Addressed, Transaction, put
 from mta.rules.trying.asking import one_by_one, together
 from mta.rules.trying.sketch import Sketch, Spoke, Stage
 from mta.rules.trying.trial_world import State, TrialWorld
@@ -73,6 +73,7 @@ class Trial:
         self.watch_each = False
         self._fresh = world.state()
         self._moments: list[_Moment] = []
+        self._before: Addressed | None = None  # the envelope as the stage found it, where rules are asked
         self.done: list[Stage] = []
         self._outlook: tuple[str, Transaction] | None = None
         self._begin()
@@ -161,7 +162,7 @@ class Trial:
         upcoming = self.upcoming
         if upcoming is None:
             raise ValueError(self.over or "no stage is left")
-        self._outlook = None
+        self._outlook = self._before = None
         self._moments.append(
             _Moment(self.at, _copied(self.tx), self.fate, self.over, [*self.taken], self.world.state())
         )
@@ -175,6 +176,7 @@ class Trial:
             verdict, rules = NEXT, listed
         else:
             told = ""
+            self._before = self.tx.addressed()
             verdict, rules = self._ask(name)
         self.tx.credentials = None
         reply, ignored = self._effect(name, recipient, verdict)
@@ -358,7 +360,9 @@ class Trial:
         return None
 
     def _recipients_left(self) -> None:
-        """A recipient was refused; without any the client can go no further."""
+        """A recipient was refused, and what rules did for it; without any the client can go no further."""
+        if self._before is not None:
+            self.tx.readdress(self._before)
         plan = self.sketch.plan()
         more = self.at + 1 < len(plan) and plan[self.at + 1][0] == "rcpt"
         if not more and not self.tx.recipients:
