@@ -102,7 +102,7 @@ same('{"a":[1,2.5,"x",true,false,{"b":[[1],[2]]}]}') same('"caf\xc3\xa9 \xe2\x82
 same('"\\u0000\\u001f\\u0022\\u005c"') same("[[1]]")
 assert(json.decode('"\\u00e9 \\u20ac \\ud83d\\ude00"') == "é € 😀")
 assert(json.decode(' [1, 1e2, null, 3] ')[4] == 3)
-assert(json.decode("null") == nil)
+assert(json.decode("null") == nil and json.encode(nil) == "null" and json.encode(mail.user) == "null")
 assert(json.encode({ 0.1, 2.4, 1e300, 3.0 }) == "[0.1,2.4,1e+300,3.0]")
 assert(json.decode(json.encode(1 / 3)) == 1 / 3, "the next digits only where they are needed")
 assert(json.encode("\xff") == '"\\u00ff"', "text that is no UTF-8 is Latin-1")
@@ -218,7 +218,7 @@ def test_many_rules_may_wait_for_the_store_at_once(tmp_path: Path) -> None:
         "  local before = store.get('n') or 0\n"
         "  local n = store.increment('n')\n"
         "  assert(n > before)\n"
-        "  if rate('all', '100/1h') then return accept() end\n"
+        "  if rate('all', '100/1d') then return accept() end\n"
         "end)\n"
     )
     wanted = settings.Rules(path=str(tmp_path))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
+import gevent
 import pytest
 from hands import Clock
 from hypothesis import given
@@ -139,6 +141,24 @@ def test_a_hot_key_rarely_goes_to_the_store_and_stays_within_the_limit() -> None
     assert passed <= 10_000 + 10_000 / 3600 * 10 + 1
     assert passed >= 9_900
     assert store.trips < 1500, "20,000 questions should not be as many round trips"
+
+
+def test_many_who_ask_at_once_get_all_there_is_and_keep_one_eighth_at_most() -> None:
+    """Each answer takes a while: nobody is refused because of what another greenlet holds, nor takes an eighth more."""
+    store: Any = Counted(Clock(1_000_000.0))
+    lent: list[int] = []
+
+    def take(*asked: Any) -> Any:
+        gevent.sleep(0)  # all the others ask before the first answer comes
+        grant = store.inner.take(*asked)
+        lent.append(grant.tokens - asked[2])
+        return grant
+
+    rates = Rates(SimpleNamespace(take=take), Clock(5.0), Later())  # type: ignore[arg-type]
+    asking = [gevent.spawn(rates.take, "client", "100/1h") for _ in range(300)]
+    gevent.joinall(asking, raise_error=True)
+    assert sum(one.value.tokens for one in asking) == 100
+    assert max(lent) <= 100 // 8 and sum(tokens > 0 for tokens in lent) == 1
 
 
 def test_a_stock_goes_back_when_its_time_is_over() -> None:

@@ -229,10 +229,11 @@ class StoreCalls:
             raise CallFailed(kind if kind in ERRORS else "StoreError", str(error)) from None
 
     def _take(self, peer: object, key: str, rate: str, need: int = 1, want: int = 0) -> tuple[int, int, float]:
-        """What is granted beyond need stays the peer's until it gives it back or takes again: then it was used."""
+        """What is granted beyond need stays the peer's until it gives it back or wants more again: then it was used."""
         grant = self.store.take(key, rate, need, want)
         stock = self._stock[peer]
-        stock.pop((key, rate), None)
+        if want:
+            stock.pop((key, rate), None)
         if grant.tokens > need:
             stock[key, rate] = grant.tokens - need
         return grant

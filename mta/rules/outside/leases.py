@@ -26,10 +26,11 @@ _KNOWN = 10_000  # keys a worker remembers
 class _Key:
     """What this worker knows of one key and rate."""
 
-    __slots__ = ("asked", "free", "left", "refused", "second", "stock")
+    __slots__ = ("asked", "free", "left", "refused", "second", "stock", "stocking")
 
     def __init__(self) -> None:
         self.stock = 0  # tokens in hand
+        self.stocking = False  # some are being asked for
         self.left = 0  # tokens the store had at the last answer
         self.refused = 0.0  # until when a refusal holds
         self.free = 0.0  # and when the store said there would be a token again
@@ -71,10 +72,19 @@ class Rates:
         return self._ask(bucket, known, need)
 
     def _ask(self, bucket: tuple[str, str], known: _Key, need: int) -> Grant:
-        want = need + known.asked if known.asked > HOT and self._later is not None else 0
-        grant = self.store.take(*bucket, need, want)  # other greenlets may ask for the same meanwhile
+        stocks = known.asked > HOT and self._later is not None and not known.stocking
+        if stocks:
+            known.stocking = True
+        try:  # other greenlets may ask for the same meanwhile: one eighth goes into stock, not one for each of them
+            grant = self.store.take(*bucket, need, need + known.asked if stocks else 0)
+        finally:
+            if stocks:
+                known.stocking = False
         now = self.monotonic()
         known.left = grant.left
+        if grant.tokens < need <= known.stock:  # what one of them has brought is ours, too
+            known.stock -= need
+            return Grant(need, known.left + known.stock, 0.0)
         if need == 1 and not grant.tokens:
             known.free, known.refused = now + grant.wait, now + min(grant.wait, LEASE)
         if grant.tokens > need:
@@ -105,10 +115,9 @@ class Rates:
         now = self.monotonic()
         for bucket in [b for b, ends in self._lent.items() if ends <= now]:
             del self._lent[bucket]
-            known = self._keys.get(bucket)
-            if known is None:
-                continue
-            rest, known.stock = known.stock, 0
+            rest, known = 0, self._keys.get(bucket)
+            if known is not None:
+                rest, known.stock = known.stock, 0
             try:
                 self.store.give(*bucket, rest)  # also nothing: then all was used
             except StoreError:
