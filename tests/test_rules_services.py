@@ -1,13 +1,12 @@
 """service.NAME(...) in rules: what it is given, what it answers, and what becomes of the mail when it cannot answer."""
 
-import os
 from pathlib import Path
 from typing import Any
 
-import gevent
 import pytest
+from receiving import until
 from rules_kit import Bench, rule
-from test_program import children
+from test_program import children, fds
 
 from mta.message.message import Message
 from mta.net.dns import Resolver
@@ -167,17 +166,14 @@ def test_a_program_that_outlasts_the_stage(tmp_path: Path) -> None:
     seen: list[tuple[str, dict[str, Any]]] = []
     world.log = lambda event, **fields: seen.append((event, fields))  # type: ignore[method-assign]
     b = Bench(tmp_path, rule("service.slow()", "connect"), world, wall=0.3)
-    before = len(os.listdir("/proc/self/fd"))
+    before = fds()
     verdict = b.run("connect")
     assert verdict.kind == "defer" and verdict.failed
     assert [(event, fields["error"]) for event, fields in seen] == [
         ("rule_failed", "the stage took longer than 0.3 s (rules.wall)")
     ]
-    for _ in range(100):
-        if not children():
-            break
-        gevent.sleep(0.02)
-    assert children() == [] and len(os.listdir("/proc/self/fd")) == before
+    until(lambda: not children())
+    assert fds() == before
 
 
 # -- signing and encrypting --------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import gevent
 import pytest
+from receiving import PATIENCE
 
 from mta import config
 from mta.log import log
@@ -163,11 +164,12 @@ def test_output_is_limited() -> None:
     assert len(answer.stdout) == 1000 and answer.cut
 
 
-def test_only_so_many_at_once() -> None:
-    services = one(arguments=["sh", "-c", "sleep 0.2"], concurrency=1, timeout=10.0)
+def test_only_so_many_at_once(tmp_path: Path) -> None:
+    alone = f"mkdir {tmp_path}/here && sleep 0.2 && rmdir {tmp_path}/here"
+    services = one(arguments=["sh", "-c", alone], concurrency=1, timeout=PATIENCE)
     calls = [gevent.spawn(services.call, "it", Request()) for _ in range(3)]
     gevent.joinall(calls, raise_error=True)
-    assert max(call.value.ms for call in calls) >= 600
+    assert [(call.value.code, call.value.stderr) for call in calls] == [(0, b"")] * 3
 
 
 # -- the seam ----------------------------------------------------------------------------------------------------------
