@@ -16,6 +16,9 @@ READ: list[tuple[str, list[tuple[str, str] | tuple[str, str, str]]]] = [
     ('"Doe, Jane" <jane@x.test>, joe@x.test (Joe Doe)', [("Doe, Jane", "jane@x.test"), ("Joe Doe", "joe@x.test")]),
     ("=?utf-8?q?J=C3=BCrgen?= M <j@x.test>", [("Jürgen M", "j@x.test")]),
     ('"=?utf-8?q?J=C3=BCrgen?=" <j@x.test>', [("Jürgen", "j@x.test")]),  # RFC 2047 forbids it, many do it
+    ("=?utf-8?q?M=C3=BCller,_J?= <j@x.test>, b@x.test", [("Müller, J", "j@x.test"), ("", "b@x.test")]),
+    ("=?utf-8?q?shop:_M=C3=BCller_<x@y.test>?= =?utf-8?q?;?= <j@x.test>", [("shop: Müller <x@y.test>;", "j@x.test")]),
+    ("=?utf-8?q?never, ends <j@x.test>", [("=?utf-8?q?never", ""), ("ends", "j@x.test")]),
     ("J\xc3\xbcrgen <j@x.test>", [("Jürgen", "j@x.test")]),
     (
         "Team: a@x.test, B <b@x.test>;, c@x.test",

@@ -19,6 +19,7 @@ _TOKEN = re.compile(
     r'"(?P<quoted>(?:[^"\\]|\\.)*)(?:"|\\?\Z)|\[(?P<literal>[^\[\],;<>"]*)\]|(?P<special>[(),:;<>])|[^\s"(),:;<>\[]+|\[',
     re.S,
 )
+_ENCODED = re.compile(r"=\?[^?\s]{1,80}\?[bBqQ]\?[^?\s]*\?=")  # in a name many leave a comma as it is
 _COMMENT = re.compile(r"[()\\]")
 _PHRASE = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]*")
 
@@ -105,9 +106,10 @@ class _Reader:
             if token is None:
                 break
             space = space or token.start() > at
-            at = token.end()
-            quoted, special = token["quoted"], token["special"]
-            if quoted is not None and (len(token[0]) < 2 or not token[0].endswith('"')):  # never closed
+            encoded = None if self.inside else _ENCODED.match(self.value, token.start())
+            quoted, special = (None, None) if encoded else (token["quoted"], token["special"])
+            raw, at = (encoded or token)[0], (encoded or token).end()
+            if quoted is not None and (len(raw) < 2 or not raw.endswith('"')):  # never closed
                 at = token.start()
                 self.value = self.value[:at] + self.value[at:].replace('"', " ")
             elif special == "(":
@@ -116,9 +118,9 @@ class _Reader:
                 if special:
                     self._special(special)
                 elif self.inside and self.angle is not None:
-                    self.angle.append(token[0])
+                    self.angle.append(raw)
                 else:
-                    self.words.append(_Word(token[0] if quoted is None else _unescaped(quoted), token[0], space))
+                    self.words.append(_Word(raw if quoted is None else _unescaped(quoted), raw, space))
                 space = False
         self._end()
         return self.found
