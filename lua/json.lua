@@ -112,6 +112,9 @@ end
 
 --- Any value as JSON for others; text that is not UTF-8 is taken for Latin-1.
 function J.public(value)
+  if value == nil then
+    return "null"
+  end
   local out = {}
   public = true
   write(value, out, "the value", nil, 0)
