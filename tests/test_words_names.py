@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mta.message.addresses import parse
 from mta.rules.outside import accounts
 from mta.rules.words import addresses, chance, domains, network, system, times
 
@@ -33,6 +34,16 @@ def test_addresses_and_their_parts() -> None:
     for parts in (("a\r\nRCPT TO:<b", "x.test"), ("ann", "x.test>\r\n"), ("", "x.test"), (None, "x")):
         joined: Any = addresses.join(*parts)  # type: ignore[arg-type]
         assert joined[0] is None or "\r" not in joined
+
+
+@given(st.text(max_size=80))
+def test_whatever_a_name_is_an_address_with_it_is_one_member(name: str) -> None:
+    """The name is a stranger's, and a list takes its addresses for what others are told to answer to."""
+    written = addresses.named(lua(name.encode("utf-8", "replace").decode()), "list@x.test")
+    assert isinstance(written, str) and written.isascii() and written.isprintable()
+    (member,) = parse(written)
+    assert (member.address, member.group) == ("list@x.test", "")
+    assert addresses.named("Ann", "list@x.test\r\nBcc: b@y.test")[0] is None
 
 
 @pytest.mark.parametrize(

@@ -331,7 +331,7 @@ function mta_headers:names() end
 ---@return table[]
 function mta_headers:addresses(name) end
 
----Put one field with these members in the place of all such fields; names in UTF-8. (At preq and later.)
+---Put one field with these members in the place of all such fields; names in UTF-8. Where a name comes from somebody else, mailbox.named quotes it. (At preq and later.)
 ---```lua
 ---mail.headers:set_addresses("To", { "J\u{FC}rgen <j@example.test>", "k@example.test" })
 ---assert(#mail.headers:addresses("To") == 2)
@@ -1095,6 +1095,17 @@ function mailbox.domain(address) end
 ---@param domain mta.text
 ---@return string?, string?
 function mailbox.join(local_part, domain) end
+
+---An address with a name (UTF-8) as header fields have it, in ASCII, the name quoted or encoded where it must be; nil and why if there is no such address.
+---```lua
+---local from = mail.headers:addresses("From")[1]
+---mail.headers:set_addresses("From", mailbox.named(from.name .. ", via list", "list@example.test"))
+---assert(mail.headers:get("From") == '"Ann, via list" <list@example.test>')
+---```
+---@param name mta.text
+---@param address mta.text
+---@return string?, string?
+function mailbox.named(name, address) end
 
 ---An address (or local part) without its extension.
 ---```lua

@@ -43,8 +43,8 @@ class Mailbox(NamedTuple):
 
 
 def phrase(name: str) -> str:
-    """A name as RFC 5322 writes it: words, a quoted string, or encoded words. CR, LF and NUL become blanks."""
-    name = re.sub(r"[\r\n\0]", " ", name).strip()
+    """A name as RFC 5322 writes it: words, a quoted string, or encoded words. Control characters become blanks."""
+    name = re.sub(r"[\0-\x1f\x7f]", " ", name).strip()
     if not name.isascii() or "=?" in name:
         return words.encode(name, whole=True)
     if _PHRASE.fullmatch(name) and "  " not in name:

@@ -65,8 +65,8 @@ def reply(uses: Uses, one: Word, given: list[Node]) -> None:
     (only,) = given
     close = False
     if only.type == "number":
-        wrong = f"{one.name} needs text, not a number"
-        uses.tell(only, ERROR, wrong, f'write {one.name}("{uses.tree.text(only)} text")')
+        advice = f'write {one.name}("{uses.tree.text(only)} text")'
+        uses.tell(only, ERROR, f"{one.name} needs text, not a number", advice)
         return
     if only.type == "table_constructor":
         lines = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mta.message import address
+from mta.message import address, addresses, charsets
 from mta.message.reply import Refused
 from mta.rules.outside.lists import fold
 from mta.rules.words.pure import Declared, declare, lua
@@ -39,6 +39,12 @@ def domain(text: str) -> str:
 def join(local: str, domain: str) -> str:
     """An address of these parts, quoted where it must be and checked: the parts may come from a client."""
     return str(_parsed(str(address.Address(local, domain))))
+
+
+@lua
+def named(name: str, text: str) -> str:
+    """As a header has it, in ASCII. The name may come from a stranger: commas and colons in it are no list."""
+    return str(addresses.Mailbox(charsets.disguised(name), str(_parsed(text))))
 
 
 def _cut(text: str, separators: str) -> tuple[str, str]:
@@ -89,6 +95,15 @@ WORDS: list[Declared] = [
         "An address of these parts, quoted where it must be; nil and why if there is none such.",
         'assert(mailbox.join("ann", "example.com") == "ann@example.com")',
         join,
+    ),
+    declare(
+        "mailbox.named(name: string, address: string) -> string?, string?",
+        "An address with a name (UTF-8) as header fields have it, in ASCII, the name quoted or encoded where it must "
+        "be; nil and why if there is no such address.",
+        'local from = mail.headers:addresses("From")[1]\n'
+        'mail.headers:set_addresses("From", mailbox.named(from.name .. ", via list", "list@example.test"))\n'
+        'assert(mail.headers:get("From") == \'"Ann, via list" <list@example.test>\')',
+        named,
     ),
     declare(
         "mailbox.base(address: string, separators?: string) -> string",

@@ -179,7 +179,8 @@ HEADER_WORDS: list[Declared] = [
     ),
     light(
         "mail.headers:set_addresses(name: string, addresses: string[])",
-        "Put one field with these members in the place of all such fields; names in UTF-8.",
+        "Put one field with these members in the place of all such fields; names in UTF-8. Where a name comes from "
+        "somebody else, mailbox.named quotes it.",
         'mail.headers:set_addresses("To", { "J\\u{FC}rgen <j@example.test>", "k@example.test" })\n'
         'assert(#mail.headers:addresses("To") == 2)',
         _set_addresses,
