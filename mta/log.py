@@ -87,6 +87,13 @@ class Files:
             self._failed = lines
             raise failed
 
+    def close(self) -> None:
+        """Nothing more is written."""
+        for name, fd in self._fds.items():
+            if name not in self.STANDARD:
+                os.close(fd)
+        self._fds = {}
+
     def _open(self, name: str) -> int:
         if name in self.STANDARD:
             return self.STANDARD[name]

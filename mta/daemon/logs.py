@@ -22,7 +22,7 @@ from mta.net import offload
 ROOM = 8 << 20  # bytes of lines that may wait
 SOON = 0.01  # seconds lines collect
 RETRY = 1.0  # seconds after a failed write
-PATIENCE = 2.0  # seconds a process that ends waits for the thread
+PAUSES = 1000  # of 2 ms, in which a process that ends waits for the thread; clocks go on while both are stopped
 
 
 class Threaded:
@@ -54,10 +54,15 @@ class Threaded:
         self._writing = b""
         self._busy = False
 
+    @property
+    def writing(self) -> bool:
+        return bool(self._writing)
+
     def close(self) -> None:
         """Write what waits, here and now, once the thread is done with what it has in hand. Raises OSError."""
-        until = time.monotonic() + PATIENCE
-        while self._writing and time.monotonic() < until:
+        for _ in range(PAUSES):
+            if not self._writing:
+                break
             offload.pause(0.002)
         lines, self._waiting = self._waiting, b""
         if lines:
@@ -68,7 +73,9 @@ def in_master(wanted: settings.Log) -> None:
     """Lines are written at once: the master has no loop, and few lines. Raises OSError."""
     for folder in folders(wanted):
         os.makedirs(folder, exist_ok=True)
+    before = log.sink
     log.sink, log.schedule, log.level = Files(wanted.to), None, LEVELS[wanted.level]
+    _close(before)
     for name in set(wanted.rules) - set(Files.STANDARD):  # workers write it; whether they can is said at the start
         os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640))
     capture()
@@ -77,13 +84,24 @@ def in_master(wanted: settings.Log) -> None:
 def in_child(wanted: settings.Log) -> None:
     """Lines are written by a thread, once a loop turn. Call after the fork; again when the settings change."""
     finish()
+    before = [one.sink for one in (log, log.rules) if one is not None]  # just after the fork: the master's
     log.sink, log.level = Threaded(wanted.to), LEVELS[wanted.level]
     log.schedule = soon
     log.rules = None
     if wanted.rules:
         log.rules = Log()
         log.rules.sink, log.rules.schedule = Threaded(wanted.rules), soon
+    for sink in before:
+        _close(sink)
     capture()
+
+
+def _close(sink: Any) -> None:
+    """Another has taken the place of this sink. One that a thread is still writing with keeps its files."""
+    if isinstance(sink, Threaded):
+        sink = None if sink.writing else sink.files
+    if isinstance(sink, Files):
+        sink.close()
 
 
 def soon(function: Callable[[], None]) -> None:

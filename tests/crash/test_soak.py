@@ -103,6 +103,25 @@ def test_a_crowd_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not grown(before, after)
 
 
+def test_reloads_leave_nothing_behind(tmp_path: Path) -> None:
+    """Each of these brings new workers. A server may be told a hundred times a day for years."""
+
+    def left(server: Server) -> tuple[list[int], int, int]:
+        pids = [server.status()["pid"], server.workers()["registry"]]
+        files = [Size.of(pid).files for pid in pids]
+        return files, len(list((tmp_path / "run").iterdir())), len(list((tmp_path / "spool").iterdir()))
+
+    config = '[server]\nname = "mx{n}.example.test"\nworkers = 2\ndrain = "1s"\n'
+    with Server(tmp_path, config.format(n=0)) as server:
+        before = left(server)
+        for n in range(1, 7):
+            server.configure(config.format(n=n))
+            server.reload()
+            server.send()
+            server.until(lambda: len(server.status()["children"]) == 3, "the old workers did not end")
+        server.until(lambda: left(server) == before, f"it was {before}")
+
+
 @pytest.mark.long
 def test_a_crowd_leaves_nothing_behind_for_twenty_minutes(tmp_path: Path) -> None:
     before, after = soak(tmp_path, warm=100, rounds=0, seconds=20 * 60)
