@@ -24,8 +24,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mta.spool.resting import Resting
-
 TREE = Path(__file__).parent.parent
 PATIENCE = 60.0  # seconds until what must come is given up; no test that passes waits so long
 
@@ -66,16 +64,22 @@ class Server:
         """Write mta.toml; `reload()` puts it in force."""
         given = tomllib.loads(config)
         parts = [text for name, text in TABLES.items() if name not in given]
-        self.file.write_text("\n".join([*parts, config]), "utf-8")
+        save(self.file, "\n".join([*parts, config]))
 
     def rules(self, text: str, name: str = "main.lua") -> None:
         """Write a file of rules; `reload()` puts it in force."""
         path = self.folder / "rules" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, "utf-8")
+        save(path, text)
 
     def start(self) -> Server:
-        """Returns when every worker is ready. Raises AssertionError with what it said when it ends instead."""
+        """Returns when it serves. Raises AssertionError with what it said when it ends instead."""
+        self.launch()
+        self.until(lambda: self.status().get("state") == "serving", "it did not start")
+        return self
+
+    def launch(self) -> None:
+        """As `start`, but waits for nothing."""
         with (self.folder / "output").open("ab") as output:
             self.program = subprocess.Popen(
                 [self.python, "-m", "mta", "serve", "-c", str(self.file)],
@@ -85,8 +89,6 @@ class Server:
                 stdout=output,
                 stderr=output,
             )
-        self.until(lambda: self.status().get("state") == "serving", "it did not start")
-        return self
 
     def mta(self, *words: str, code: int | None = 0) -> str:
         """Run a command of ours against this server; its output. `code`: the exit code it must have (None: any)."""
@@ -119,7 +121,7 @@ class Server:
 
         self.alive()
         try:
-            with Line(str(self.folder / "run"), timeout=10.0) as line:
+            with Line(str(self.folder / "run"), self.wait) as line:
                 answer: dict[str, Any] = line.ask("status")
                 return answer
         except (Unavailable, CallFailed):
@@ -164,10 +166,14 @@ class Server:
         )
 
     def waiting(self) -> int:
-        """Mails in the spool, whoever they belong to. Counts what workers tell, then looks at the folders."""
-        workers = [child for child in self.status().get("children", []) if child["name"] != "registry"]
-        told = sum(child.get("work", {}).get("spool", {}).get("mails", 1) for child in workers)
-        return told or sum(1 for _ in Resting(str(self.folder / "spool")).envelopes())
+        """Mails in the spools of the workers. As long as one of them does not tell, or a folder is not taken over yet
+        or is being read, there is at least one more.
+
+        The folders are counted before the workers are asked, so what is taken over meanwhile is seen by one of them.
+        """
+        told = self.until(self.status, "it does not tell its state")
+        spools = [child.get("work", {}).get("spool") for child in told["children"] if child["name"] != "registry"]
+        return int(told["orphans"]) + sum(spool["mails"] + spool["adopting"] if spool else 1 for spool in spools)
 
     # -- mail --------------------------------------------------------------------------------------------------------
 
@@ -190,8 +196,8 @@ class Server:
         A reader may see half of a write, so what has no end yet is left out.
         """
         path = self.folder / "mta.log"
-        whole = path.read_text("utf-8").rpartition("\n")[0] if path.exists() else ""
-        found = [json.loads(line) for line in whole.splitlines()]
+        whole = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
+        found = [json.loads(line) for line in whole.split(b"\n") if line]
         return [line for line in found if not event or line["event"] == event]
 
     # -- waiting and ending ------------------------------------------------------------------------------------------
@@ -252,6 +258,13 @@ class Server:
                 for pid in pids:
                     _kill(pid)
                 raise
+
+
+def save(path: Path, text: str) -> None:
+    """Write a file whole, as editors do: a server that watches it never sees a half."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(text, "utf-8")
+    new.replace(path)
 
 
 def _kill(pid: int) -> None:

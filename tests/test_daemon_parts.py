@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,14 +18,18 @@ from daemon import PATIENCE, free_ports
 from gevent import monkey
 from receiving import until
 
+from mta import config, settings
 from mta import log as log_module
-from mta import settings
 from mta.daemon import channel, hearing, listening, logs, privileges, waiting
 from mta.daemon.child import Child, Pulses
 from mta.daemon.control import Near
+from mta.daemon.generation import Generation
+from mta.daemon.master import REGISTRY, Master
+from mta.daemon.reload import Change
 from mta.daemon.watching import EVERY, Watch
 from mta.message.address import Address
 from mta.message.envelope import Envelope, Recipient
+from mta.net.calls import Caller, Unavailable
 from mta.settings import Listener
 
 TREE = Path(__file__).parent.parent
@@ -111,11 +116,95 @@ def test_a_child_that_does_not_read_never_blocks_the_master() -> None:
     there.close()
 
 
+# -- the master ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def master(tmp_path: Path) -> Iterator[Master]:
+    """One that serves, with a registry and no worker yet."""
+    (tmp_path / "mta.toml").write_text("")
+    made = Master(config.read(tmp_path / "mta.toml"))
+    made.state, made.generation = "serving", Generation(1, made.config, [], {})
+    forked(made, REGISTRY, 0)
+    yield made
+    for child in made.children.values():
+        child.channel.close()
+
+
+def forked(master: Master, slot: int, generation: int) -> channel.Channel:
+    """As if the master had a child more; the child's end of its channel."""
+    here, there = channel.pair()
+    pid = 10_000_000 + len(master.children)  # no process ever has so high a number
+    master.children[pid] = Child(pid, slot, generation, here, master.pulses.take())
+    return there
+
+
+def test_a_worker_that_is_ready_is_in_the_status_that_is_asked_for_then(master: Master) -> None:
+    """Who sees a mail taken and asks for the queue must not miss it because the master hears the registry first."""
+    (registry,) = master.children.values()
+    here = forked(master, 0, 1)
+    here.send(say="ready")
+    told: list[dict[str, Any]] = []
+    registry.send = lambda **words: bool(told.append(words)) or True  # type: ignore[method-assign]
+    master._heard(registry, {"ask": "status", "id": 7})
+    assert [(child["name"], child["state"]) for child in told[0]["children"]] == [
+        ("registry", "starting"),
+        ("worker 0", "ready"),
+    ]
+    here.close()
+
+
+def test_a_new_worker_that_dies_before_all_are_ready_ends_the_reload(
+    master: Master, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that was ready itself: else nobody would ever have its place."""
+    killed: list[str] = []
+    monkeypatch.setattr(Child, "kill", lambda child: killed.append(child.name))
+    ends = [forked(master, slot, 2) for slot in range(2)]
+    first, second = (child for child in master.children.values() if child.slot >= 0)
+    change = Change([None], Generation(2, master.config, [], {}), str(tmp_path / "rules"), {first.pid, second.pid})
+    change.forked |= change.waiting
+    master.reloads.change = change
+    master._heard(first, {"say": "ready"})
+    del master.children[first.pid]
+    master._ended(first, signal.SIGKILL)
+    assert master.reloads.change is None and killed == ["worker 1"]
+    assert master.generation.number == 1
+    for end in ends:
+        end.close()
+
+
+def test_a_change_that_is_in_force_is_not_taken_back(master: Master, tmp_path: Path) -> None:
+    """A worker that does not say that it has switched will be killed; the rules are those of all others."""
+    rules = tmp_path / "rules"
+    rules.mkdir()
+    end = forked(master, 0, 1)
+    (worker,) = (child for child in master.children.values() if child.slot == 0)
+    worker.state = "ready"
+    master.rulebook._folder = str(tmp_path)
+    master.reloads.change = Change([None], None, str(rules), {worker.pid})
+    master._heard(worker, {"say": "prepared", "error": ""})
+    master.reloads.look(time.monotonic() + 3600)
+    assert master.reloads.change is None
+    assert master.rulebook.current == str(rules) and rules.exists()
+    end.close()
+
+
+def test_who_is_not_there_is_not_waited_for_if_nobody_comes(tmp_path: Path) -> None:
+    caller = Caller(str(tmp_path / "none.sock"), "worker 1", timeout=3600.0, waits=False)
+    with gevent.Timeout(PATIENCE), pytest.raises(Unavailable, match="worker 1: No such file"):
+        caller.call("status")
+
+
 # -- sockets ---------------------------------------------------------------------------------------------------------
 
 
 def addresses(*texts: str) -> list[Listener]:
     return [Listener(address=text) for text in texts]
+
+
+def takes(made: socket.socket) -> bool:
+    return bool(made.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 @pytest.fixture
@@ -139,6 +228,9 @@ def test_sockets_stay_over_a_reload_and_grow_with_the_workers(sockets: listening
     ((_, after),) = sockets.take(addresses("127.0.0.1:0"), 4)
     assert after.sockets[:2] == before.sockets
     assert len(after.sockets) == 4 and after.names() == before.names()
+    assert [takes(made) for made in after.sockets] == [True, True, False, False], "nobody serves the new ones yet"
+    sockets.open()
+    assert all(map(takes, after.sockets))
     ((_, fewer),) = sockets.take(addresses("127.0.0.1:0"), 1)
     assert fewer.sockets == after.sockets
 
@@ -179,7 +271,7 @@ def test_both_families_by_one_address(sockets: listening.Listening) -> None:
     ((_, bound),) = sockets.take(addresses("[::]:0"), 1)
     port = bound.sockets[0].getsockname()[1]
     for host in ("127.0.0.1", "::1"):
-        socket.create_connection((host, port), timeout=5).close()
+        socket.create_connection((host, port), PATIENCE).close()
 
 
 def test_systemds_sockets_by_address() -> None:
@@ -356,19 +448,21 @@ def test_a_process_ends_when_the_thread_has_written_what_it_has_in_hand(
     logs.in_child(settings.Log(to=[str(tmp_path / "a.log")]))
     sink = own_log.sink
     assert isinstance(sink, logs.Threaded)
-    written, first = sink.files, iter([True])
+    written, first, disk = sink.files, iter([True]), monkey.get_original("_thread", "allocate_lock")()
 
     def slowly(text: bytes) -> None:
         for _ in first:
-            monkey.get_original("time", "sleep")(0.1)  # the thread, not a greenlet
+            disk.acquire()  # it holds up the thread, not a greenlet
             if broken:
                 raise OSError(28, "No space left on device")
         written(text)
 
     monkeypatch.setattr(sink, "files", slowly)
+    disk.acquire()
     own_log.event("stopped", pid=1)
     until(lambda: sink._writing)
     own_log.event("stopped", pid=2)
+    gevent.spawn(disk.release)
     logs.finish()
     assert [line["pid"] for line in lines(tmp_path / "a.log")] == [1, 2]
 

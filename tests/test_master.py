@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,30 @@ def test_a_folder_that_is_none_is_told_by_name(section: str, key: str, tmp_path:
     assert f"{tmp_path}/file" in said and "Errno" not in said and "Traceback" not in said
 
 
+def test_a_registry_that_fails_late_ends_the_start_too(tmp_path: Path) -> None:
+    """It waits here for somebody to write its log of changes; workers are quicker, and the server must not serve."""
+    server, changes = Server(tmp_path), tmp_path / "store" / "00000001.log"
+    changes.parent.mkdir()
+    os.mkfifo(changes)
+    (tmp_path / "run" / "registry.sock").mkdir(parents=True)
+    server.launch()
+    try:
+        server.until(lambda: started(server, 1) == 2, "the workers did not start")
+        os.close(server.until(lambda: to_reader(changes), "nobody reads its changes"))
+        assert server.ended() == 1
+    finally:
+        os.close(os.open(changes, os.O_RDWR))  # should it wait there yet
+        server.kill()
+    assert not server.events("started")
+
+
+def to_reader(fifo: Path) -> int | None:
+    """A descriptor to write there, once somebody wants to read."""
+    with suppress(OSError):
+        return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    return None
+
+
 def test_a_killed_worker_and_a_killed_registry_are_replaced(tmp_path: Path) -> None:
     with Server(tmp_path) as server:
         before = server.workers()
@@ -166,10 +191,11 @@ def test_no_connection_waits_for_a_worker_that_dies_again_and_again(tmp_path: Pa
 
 @pytest.mark.parametrize("how", ["stopped", "busy"])
 def test_a_stuck_worker_is_killed_and_replaced(tmp_path: Path, how: str) -> None:
-    config = '[server]\nname = "mx.example.test"\nworkers = 2\nstuck = "1500ms"\n'
+    stuck = 5.0  # seconds; nobody else is stopped for so long
+    config = f'[server]\nname = "mx.example.test"\nworkers = 2\nstuck = "{stuck:g}s"\n'
     config += '[rules]\ninstructions = 1000000000000\non_error = "continue"\n'
     rule = 'on.helo("for ever %d", function(mail) if mail.helo == "stick" then while true do end end end)\n'
-    rules = "".join(rule % n for n in range(8))  # each is stopped after a second or two of CPU, and the next one begins
+    rules = "".join(rule % n for n in range(99))  # each is stopped after a second or two of CPU, and the next begins
     with Server(tmp_path, config, rules) as server:
         before = server.workers()
         if how == "stopped":
@@ -182,7 +208,7 @@ def test_a_stuck_worker_is_killed_and_replaced(tmp_path: Path, how: str) -> None
         (event,) = server.events("worker_stuck")
         assert event["pid"] == before[f"worker {event['worker']}"]
         # however busy the machine is: a master that was away for longer than half of it begins to count anew
-        assert 1.5 <= event["seconds"] <= 1.5 + 0.75 + 0.25
+        assert stuck <= event["seconds"] <= stuck * 1.5 + 0.25
         server.until(
             lambda: len(now := server.workers()) == 3 and event["pid"] not in now.values(), "it was not replaced"
         )
@@ -195,16 +221,14 @@ def test_ten_reloads_under_load_lose_no_connection(tmp_path: Path) -> None:
     with Server(tmp_path) as server, Load(server.port, 20) as load:
         for n in range(10):
             workers = 1 + n % 3
-            server.configure(f'[server]\nname = "mx.example.test"\nworkers = {workers}\n')
+            server.configure(f'[server]\nname = "mx.example.test"\ndrain = "1h"\nworkers = {workers}\n')
             assert f"generation {n + 2}" in server.reload()
             if n % 3 == 0:
                 assert "rules and certificates" in server.reload()
-            time.sleep(0.2)
+            before = load.done
+            server.until(lambda before=before: load.done > before + 50, "nobody was served")
         assert server.status()["generation"] == 11
-        before = load.done
-        server.until(lambda: load.done > before + 50, "nobody was served")
     assert load.failed == []
-    assert load.done > 200
 
 
 def test_an_open_session_outlives_reloads(tmp_path: Path) -> None:
@@ -262,6 +286,40 @@ def test_a_new_generation_that_cannot_start_keeps_the_old_one(tmp_path: Path) ->
         assert load.failed == []
 
 
+def test_reloads_that_fail_lose_no_connection_either(tmp_path: Path) -> None:
+    """Sockets for more workers take none before there are workers to serve them."""
+    with Server(tmp_path) as server, Load(server.port, 20) as load:
+        server.rules("on.rcpt(")
+        server.configure('[server]\nname = "mx.example.test"\ndrain = "1h"\nworkers = 8\n')
+        for _ in range(3):
+            assert "main.lua" in server.reload(code=1)
+        before = load.done
+        server.until(lambda: load.done > before + 50, "nobody was served")
+    assert load.failed == []
+
+
+def started(server: Server, generation: int) -> int:
+    return len([line for line in server.events("worker_started") if line["generation"] == generation])
+
+
+def test_a_reload_is_answered_when_nobody_serves_by_the_old_settings(tmp_path: Path) -> None:
+    config = '[server]\nname = "{}"\nworkers = 2\nstuck = "1h"\n'
+    with Server(tmp_path, config.format("mx.example.test")) as server:
+        old = server.workers()["worker 0"]
+        os.kill(old, signal.SIGSTOP)
+        try:
+            server.configure(config.format("other.example.test"))
+            with subprocess.Popen([sys.executable, "-m", "mta", "-c", server.file, "reload"], cwd=TREE) as reload:
+                server.until(lambda: started(server, 2) == 2, "there is no new generation")
+                assert not server.events("reloaded"), "the old worker may still take connections"
+                os.kill(old, signal.SIGCONT)
+                assert reload.wait(PATIENCE) == 0
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(old, signal.SIGCONT)
+        assert server.events("reloaded")
+
+
 def test_sighup_reloads(tmp_path: Path) -> None:
     with Server(tmp_path) as server:
         server.configure('[server]\nname = "mx.example.test"\nworkers = 1\n')
@@ -312,7 +370,7 @@ def refused(port: int) -> bool:
 
 
 def test_a_stop_lets_an_open_session_finish_its_mail(tmp_path: Path) -> None:
-    with Server(tmp_path) as server:
+    with Server(tmp_path, '[server]\nname = "mx.example.test"\ndrain = "1h"\n') as server:
         client = server.smtp()
         client.ehlo()
         client.mail("a@b.test")
@@ -369,19 +427,26 @@ def test_workers_end_when_the_master_is_killed(tmp_path: Path) -> None:
             assert len(again.workers()) == 3
 
 
-def quickest(server: Server, name: str, tries: int = 5) -> float:
-    """Seconds from a worker's death until somebody else has its mail; the best of some deaths, for other programs stop
-    us too. The first below two is enough."""
-    best = PATIENCE
-    while tries and best >= 2:
-        taken, tries = len(server.events("spool_recovered")), tries - 1
-        before, died = server.workers(), time.monotonic()
-        os.kill(before[name], signal.SIGKILL)
-        server.until(lambda n=taken: len(server.events("spool_recovered")) > n, "nobody took its mail")
-        best = min(best, time.monotonic() - died)
-        gone = before[name]
-        server.until(lambda pid=gone: len(now := server.workers()) == 3 and pid not in now.values(), "not replaced")
-    return best
+def laden(server: Server) -> int:
+    """The worker with the most mail."""
+    spools = {c["pid"]: c.get("work", {}).get("spool", {}).get("mails", 0) for c in server.status()["children"]}
+    return max(spools, key=lambda pid: spools[pid]) if any(spools.values()) else 0
+
+
+def taken_over(server: Server) -> float:
+    """Seconds from the death of the worker with the most mail until somebody else has it."""
+    taken = len(server.events("spool_recovered"))
+    gone, died = server.until(lambda: laden(server), "nobody has mail"), time.monotonic()
+    os.kill(gone, signal.SIGKILL)
+    server.until(lambda: len(server.events("spool_recovered")) > taken, "nobody took its mail")
+    took = time.monotonic() - died
+    server.until(lambda: len(now := server.workers()) == 3 and gone not in now.values(), "it was not replaced")
+    return took
+
+
+def subjects(server: Server) -> set[str]:
+    """Of the mails in the Maildir."""
+    return {line for mail in server.mails() for line in mail.read_text().split("\n") if line.startswith("Subject")}
 
 
 def test_mail_of_a_killed_worker_goes_on_within_two_seconds(tmp_path: Path) -> None:
@@ -390,12 +455,12 @@ def test_mail_of_a_killed_worker_goes_on_within_two_seconds(tmp_path: Path) -> N
     with Server(tmp_path, config) as server:
         for n in range(20):
             server.send(text(n))
-        took = {name: quickest(server, name) for name in ("worker 0", "worker 1")}
-        assert max(took.values()) < 2, took
+        took: list[float] = []
+        while sum(seconds < 2 for seconds in took) < 2 and len(took) < 8:  # other programs stop us, but not each time
+            took.append(taken_over(server))
+        assert sorted(took)[1] < 2, took
         with Server(tmp_path / "next", f'[[listener]]\naddress = "127.0.0.1:{port}"\n') as following:
-            server.until(lambda: len(following.mails()) >= 20, "mail is missing")
-            found = {line for mail in following.mails() for line in mail.read_text().split("\n") if "Subject" in line}
-            assert len(found) == 20
+            server.until(lambda: len(subjects(following)) == 20, "mail is missing")
 
 
 def all_or_told(server: Server, many: int) -> bool:
@@ -414,13 +479,13 @@ def test_fewer_workers_deliver_the_queue_of_many(tmp_path: Path) -> None:
     with Server(tmp_path, config.replace("{workers}", "8")) as server:
         for n in range(60):
             server.send(text(n))
-        assert len(server.mta("queue", "list").splitlines()) == 60
+        assert len(server.queue()) == 60
         server.configure(config.replace("{workers}", "2"))
         server.reload()
         server.until(lambda: len(server.status()["children"]) == 3, "the old workers did not end")
         server.until(lambda: all_or_told(server, 60), "mail is missing in the list")
         with Server(tmp_path / "next", f'[[listener]]\naddress = "127.0.0.1:{port}"\n') as following:
-            server.until(lambda: len(following.mails()) >= 60, "mail is missing")
+            server.until(lambda: len(subjects(following)) == 60, "mail is missing")
             server.until(lambda: server.mta("queue", "list") == "", "the queue is not empty")
 
 
@@ -571,4 +636,4 @@ def test_an_upgrade_under_a_running_server_breaks_nothing(tmp_path: Path) -> Non
                 client.ehlo()
                 client.mail("a@b.test")
                 assert client.rcpt("you@demo.test")[1].startswith(b"5.7.1 New")
-        assert not server.events("bug")
+    assert not server.events("bug")

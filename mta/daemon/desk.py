@@ -27,7 +27,7 @@ from mta.net import clock, offload
 from mta.net.calls import CallFailed
 from mta.spool.spool import Settled, Spool
 
-PATIENCE = 1.0  # seconds; who asks waits for two
+PATIENCE = 1.0  # seconds; who asks waits for five
 PAGE = 384 << 10  # bytes of a body in one answer
 HEADER = 128 << 10  # bytes of a header shown
 

@@ -61,7 +61,10 @@ class Listening:
         self._bound: dict[str, Bound] = {}
 
     def take(self, listeners: list[Listener], workers: int) -> list[tuple[Listener, Bound]]:
-        """Bind what is not bound yet, enough for so many workers. All or nothing; raises ListenError."""
+        """Bind what is not bound yet, enough for so many workers. All or nothing; raises ListenError.
+
+        More sockets of an address that has some take no connections before `open`: nobody may accept them yet.
+        """
         new: list[socket.socket] = []
         bound: list[tuple[Listener, Bound]] = []
         try:
@@ -109,12 +112,21 @@ class Listening:
                 _free(family, where)
             only = family == socket.AF_INET6 and (host != "::" or _names_ipv4(listeners, port))
             while len(made) < workers:
-                made.append(_listener(family, where, only))
+                made.append(_bound(family, where, only))
                 new.append(made[-1])
+                if have is None:
+                    made[-1].listen(BACKLOG)
                 where = made[-1].getsockname()  # port 0 has become a number, and all slots share it
         except OSError as error:
             raise ListenError(f"{configured}: {_why(error, port)}") from None
         return Bound(configured, made, False)
+
+    def open(self) -> None:
+        """From now on all sockets take connections."""
+        for bound in self._bound.values():
+            if not bound.shared:
+                for made in bound.sockets:
+                    made.listen(BACKLOG)
 
     def back_to(self, bound: list[tuple[Listener, Bound]]) -> None:
         """A reload was given up: close what was bound for it."""
@@ -183,7 +195,7 @@ def _free(family: int, where: tuple[str, int]) -> None:
         made.bind(where)
 
 
-def _listener(family: int, where: tuple[str, int], ipv6_only: bool) -> socket.socket:
+def _bound(family: int, where: tuple[str, int], ipv6_only: bool) -> socket.socket:
     made = _plain(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -191,7 +203,6 @@ def _listener(family: int, where: tuple[str, int], ipv6_only: bool) -> socket.so
         if family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, ipv6_only)
         made.bind(where)
-        made.listen(BACKLOG)
         made.setblocking(False)
     except OSError:
         made.close()

@@ -6,7 +6,7 @@ child arrives as SIGIO) or a few times a second, and looks at everything. Nothin
 ==========  ===================================  =======================================================
 state       what the children do                 leaves it
 ==========  ===================================  =======================================================
-starting    the first workers get ready          all ready -> serving; one failed -> the server ends with 1
+starting    registry and workers get ready       all ready -> serving; one failed -> the server ends with 1
 serving     workers work; a dead one is          SIGTERM, SIGINT, mta stop -> stopping
             replaced, a neighbour watches its
             sockets, another adopts its spool
@@ -198,7 +198,8 @@ class Master:
     # -- children ----------------------------------------------------------------------------------------------------
 
     def fork(self, slot: int, generation: Generation, rules: str) -> Child:
-        """A new process. `rules` is the folder a worker loads them from."""
+        """A new process. `rules` is the folder a worker loads them from; one of a generation that is not in force yet
+        takes no connections until it is told to."""
         here, there = channel.pair()
         pulse = self.pulses.take()
         gc.freeze()  # what the parent has made stays shared memory
@@ -212,7 +213,7 @@ class Master:
                 self.listening.close()
                 _in_child(lambda: registry.run(self.settings, there, beat))
             self.listening.only(generation.bound)
-            _in_child(lambda: worker.run(generation, slot, rules, there, beat))
+            _in_child(lambda: worker.run(generation, slot, rules, there, beat, waits=generation is not self.generation))
         there.close()
         here.signal_me()
         child = self.children[pid] = Child(pid, slot, generation.number if slot >= 0 else 0, here, pulse)
@@ -238,7 +239,7 @@ class Master:
                 child.folders.add(folder)
             case {"say": "not mine", "folder": str(folder)}:
                 child.folders.discard(folder)
-            case {"say": "prepared" | "in force" as step, "error": str(error)}:
+            case {"say": "prepared" | "in force" | "quiet" as step, "error": str(error)}:
                 self.reloads.heard(child, step, error)
             case {"ask": "reload", "id": int(asked)}:
                 self.reloads.ask(asked)
@@ -246,17 +247,20 @@ class Master:
                 self.answer(asked, pid=os.getpid(), drain=self.settings.server.drain)
                 self.stop("mta stop")
             case {"ask": "status", "id": int(asked)}:
+                for worker in [each for each in self.children.values() if each.slot >= 0]:
+                    self._take_messages(worker)  # one that is ready may have mail already
                 self.answer(asked, **self.status())
 
     def _ready(self, child: Child) -> None:
-        if child.slot < 0:
-            return
-        log.event("worker_started", worker=child.label, pid=child.pid, generation=child.generation)
-        if child.generation != self.generation.number:
-            self.reloads.heard(child, "prepared")
-        elif self.state == "starting":
-            if len(list(self.workers(state="ready"))) == self.settings.server.workers:
+        if child.slot >= 0:
+            log.event("worker_started", worker=child.label, pid=child.pid, generation=child.generation)
+        if self.state == "starting":
+            if all(each.state == "ready" for each in self.children.values()):
                 self._serving()
+        elif child.slot < 0:
+            return
+        elif child.generation != self.generation.number:
+            self.reloads.heard(child, "prepared")
         elif child.state == "ready":
             if child.rules != self.rulebook.current and not self.reloads.change:  # they changed while it started
                 child.prepare(self.rulebook.current)
@@ -361,6 +365,7 @@ class Master:
         if self.state != "stopping":
             self.state = "stopping"
             log.event("stopping", pid=os.getpid(), reason=reason)
+            self.reloads.stop()
             systemd.notify(STOPPING=1, STATUS="Finishing open work")
             self.listening.close()
         for child in self.children.values():

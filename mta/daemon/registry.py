@@ -26,7 +26,7 @@ from mta.net import calls, folders
 from mta.net.calls import Caller, CallFailed, Unavailable
 
 SOCKET = "registry.sock"
-TIMEOUT = 2.0  # seconds for one answer of a worker, which may have died
+TIMEOUT = 5.0  # seconds for one answer of a worker, which may be stuck
 
 
 def worker_socket(run: str, pid: int) -> str:
@@ -119,7 +119,7 @@ class Registry:
 
     def worker(self, pid: int, word: str, *arguments: Any) -> Any:
         """One call of one worker. Raises Unavailable, CallFailed."""
-        caller = Caller(worker_socket(self.run_folder, pid), f"worker {pid}", timeout=TIMEOUT)
+        caller = Caller(worker_socket(self.run_folder, pid), f"worker {pid}", TIMEOUT, waits=False)
         try:
             return caller.call(word, *arguments)
         except Unavailable as error:

@@ -5,11 +5,12 @@ what has changed            first                                        then
 ==========================  ===========================================  ==========================================
 rules, certificates         every worker loads them ("prepared"); one    every worker switches ("in force")
                             that cannot ends it: all forget them
-anything else               sockets are bound, new workers forked and    the new generation is in force; the old one
-                            must get ready; one that fails ends it       drains and ends
+anything else               sockets are bound, new workers forked and    the new generation takes connections, the old
+                            must get ready; one that fails ends it       one none any more ("quiet"), drains and ends
 ==========================  ===========================================  ==========================================
 
-Until "then", what was in force stays in force; a reload that ends before it changes nothing and says why.
+Until "then", what was in force stays in force; a reload that ends before it changes nothing and says why. It is
+answered when it holds for every client that comes.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from mta.settings import Settings
 if TYPE_CHECKING:
     from mta.daemon.master import Master
 
-PATIENCE = 30.0  # seconds for new workers or new rules to be ready
+PATIENCE = 30.0  # seconds for each step; who does not get ready in time ends it
 FIXED = ("server.run", "server.user", "server.group", "store.path", "store.memory")  # what only a restart changes
 
 
@@ -40,6 +41,7 @@ class Change:
     def __init__(self, asked: list[int | None], new: Generation | None, rules: str, waiting: set[int]) -> None:
         self.asked, self.new, self.rules, self.waiting = asked, new, rules, waiting
         self.step = "prepared"
+        self.forked: set[int] = set()
         self.until = time.monotonic() + PATIENCE
 
     @property
@@ -102,7 +104,8 @@ class Reloads:
         rules = master.rulebook.copy(settings.rules)
         self.change = Change([asked], new, rules, set())
         for slot in range(settings.server.workers):
-            self.change.waiting.add(master.fork(slot, new, rules).pid)
+            self.change.forked.add(master.fork(slot, new, rules).pid)
+        self.change.waiting |= self.change.forked
 
     # -- what the workers say ----------------------------------------------------------------------------------------
 
@@ -118,35 +121,42 @@ class Reloads:
             self._step_done()
 
     def died(self, child: Child, how: str) -> None:
-        if self.change is None or child.pid not in self.change.waiting:
-            return
-        if self.change.new:
+        change = self.change
+        if change and change.step == "prepared" and child.pid in change.forked:  # even one that was ready
             self._give_up(child.error or f"a new worker died at its start ({how})")
-        else:
-            self.heard(child, self.change.step)
+        elif change:
+            self.heard(child, change.step)
+
+    def stop(self) -> None:
+        """The server ends: nothing new comes into force any more."""
+        if self.change and self.change.step == "prepared":
+            self._give_up("the server is stopping")
 
     def look(self, now: float) -> None:
-        if self.change and now > self.change.until:
+        if self.change is None or now <= self.change.until:
+            return
+        if self.change.step == "prepared":
             self._give_up("the workers were not ready in time")
+        else:  # who says nothing for so long is stuck, and will be killed for it
+            self._done()
 
     def _step_done(self) -> None:
         change, master = self.change, self.master
         if change is None:
             return
-        if change.new is None and change.step == "prepared":
-            contexts(master.settings, master.generation.contexts)  # for workers that are yet to be forked
+        if change.step == "prepared":
+            changing = self._replace(change.new) if change.new else self._switch(change)
             master.rulebook.keep(change.rules)
-            ready = list(master.workers(state="ready"))
-            change.step, change.waiting = "in force", {child.pid for child in ready}
-            for child in ready:
-                child.prepare(change.rules)  # one that got ready only meanwhile
-                child.send(do="commit")
-            if ready:
-                return
-        self.change = None
-        if change.new:
-            master.rulebook.keep(change.rules)
-            self._replace(change.new)
+            change.step, change.waiting = "quiet" if change.new else "in force", {child.pid for child in changing}
+            change.until = time.monotonic() + PATIENCE
+        if not change.waiting:
+            self._done()
+
+    def _done(self) -> None:
+        change, master, self.change = self.change, self.master, None
+        if change is None:
+            return
+        self.forget_old()
         generation = master.generation.number
         log.event("reloaded", what=change.what, generation=generation)
         tell(f"in force: new {change.what}")
@@ -155,9 +165,20 @@ class Reloads:
             master.answer(asked, what=change.what, generation=generation)
         self._next()
 
-    def _replace(self, new: Generation) -> None:
+    def _switch(self, change: Change) -> list[Child]:
+        """All can have the new rules: they switch."""
+        master = self.master
+        contexts(master.settings, master.generation.contexts)  # for workers that are yet to be forked
+        ready = list(master.workers(state="ready"))
+        for child in ready:
+            child.prepare(change.rules)  # one that got ready only meanwhile
+            child.send(do="commit")
+        return ready
+
+    def _replace(self, new: Generation) -> list[Child]:
         """The new workers are ready: put them in force, let the old ones drain."""
         master = self.master
+        master.listening.open()
         old = list(master.workers())
         master.generation, master.config = new, new.config
         master.respawn = {}
@@ -169,9 +190,11 @@ class Reloads:
         for child in master.children.values():
             if child.slot < 0:
                 child.send(do="log", to=settings.log.to, level=settings.log.level)
+        for child in master.workers():
+            child.send(do="watch", slot=child.slot)
         for child in old:
             child.drain(settings.server.drain, gently=True)
-        self.forget_old()
+        return old
 
     def forget_old(self) -> None:
         """Close sockets of listeners that are no more, once nobody watches them."""

@@ -8,10 +8,12 @@ adopt              a spool folder whose owner is gone; says "not mine" if somebo
 prepare            load rules and certificates anew; says "prepared", with the error if there is one
 commit, abort      put them in force ("in force"), or forget them
 drain              finish what is open within so many seconds, then end; gently: clients may go on until it is nearly
-                   time, else they are sent away after the mail in hand; said again, the last word counts
+                   time, else they are sent away after the mail in hand; said again, the last word counts. Says
+                   "quiet": from now on it takes no connection
 =================  =====================================================================================
 
-It says "owns" for its spool folder before it makes it, "ready" when it takes mail, "failed" when it cannot start.
+It says "owns" for its spool folder before it makes it, "ready" when it takes mail (one of a new generation: when it
+could; it is told to watch its own slot when all of them are), "failed" when it cannot start.
 When the master dies it finishes its open work and ends.
 """
 
@@ -37,8 +39,9 @@ from mta.rules.engine.engine import RulesError
 
 
 class Worker:
-    def __init__(self, generation: Generation, slot: int, rules: str, channel: Channel) -> None:
+    def __init__(self, generation: Generation, slot: int, rules: str, channel: Channel, waits: bool) -> None:
         self.generation, self.slot, self.rules, self.channel = generation, slot, rules, channel
+        self.waits = waits  # until it is told to watch its own slot
         self.settings = generation.config.settings
         self.workers = self.settings.server.workers
         self.work: Work
@@ -51,7 +54,8 @@ class Worker:
         """Raises whatever keeps it from taking mail."""
         self.work = Work(self.generation, self.rules, lambda folder: self.channel.send(say="owns", folder=folder))
         self.work.start()
-        self.watch(self.slot)
+        if not self.waits:
+            self.watch(self.slot)
         path = worker_socket(self.settings.server.run, os.getpid())
         hearing.serve(path, 0o600, self.answer)
         hearing.hear(self.channel, self.heard, self.orphaned)
@@ -125,6 +129,7 @@ class Worker:
                 for sock in bound.sockets:
                     self.work.stop_listening(sock)
                     sock.close()
+            self.channel.send(say="quiet", error="")
             self._out = gevent.spawn(self.work.drain_out, seconds)
         self._in = gevent.spawn(self.work.drain_in, seconds, gently)
         self._told.set()
@@ -137,9 +142,11 @@ class Worker:
         self.work.close()
 
 
-def run(generation: Generation, slot: int, rules: str, channel: Channel, beat: Callable[[], None]) -> None:
+def run(
+    generation: Generation, slot: int, rules: str, channel: Channel, beat: Callable[[], None], *, waits: bool
+) -> None:
     """The whole life of the process."""
-    worker = Worker(generation, slot, rules, channel)
+    worker = Worker(generation, slot, rules, channel, waits)
     drain = generation.config.settings.server.drain
     hearing.begin(worker.settings.log, beat, lambda: worker.drain(drain))
     try:

@@ -64,8 +64,9 @@ class _Wire:
 class Caller:
     """The asking side, for all greenlets of a process. `path` is the unix socket, `name` says who answers there."""
 
-    def __init__(self, path: str, name: str = "the registry", timeout: float = 5.0) -> None:
+    def __init__(self, path: str, name: str = "the registry", timeout: float = 5.0, waits: bool = True) -> None:
         self.path, self.name, self.timeout = path, name, timeout
+        self.waits = waits  # for one who is not there yet; else that is told at once
         self.connections = 0  # how often a connection was made: a change means that the other side forgot us
         self._wire: _Wire | None = None
         self._connecting = BoundedSemaphore(1)
@@ -132,8 +133,10 @@ class Caller:
         sock = gevent.socket.socket(gevent.socket.AF_UNIX, gevent.socket.SOCK_STREAM)
         try:
             sock.connect(self.path)
-        except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):  # being started, or started again
-            sock.close()
+        except (FileNotFoundError, ConnectionRefusedError, BlockingIOError) as error:
+            sock.close()  # it is being started, or started again; or so many connect that it must be tried again
+            if not self.waits and not isinstance(error, BlockingIOError):
+                raise
             gevent.sleep(_RETRY)
             return
         except BaseException:
