@@ -9,9 +9,11 @@ import stat
 from pathlib import Path
 from typing import Any
 
+import gevent
 import pytest
 from daemon import Server
 from fake_dns import FakeDns
+from gevent import monkey
 from receiving import PythonRules, Receiving, until
 
 from mta import settings
@@ -176,8 +178,7 @@ def test_a_full_folder_takes_no_more(tmp_path: Path) -> None:
     with Here(tmp_path, files=2) as server:
         for _ in range(4):
             server.talk("QUIT")
-            server.settle()
-        until(lambda: not written(server))
+            until(lambda: not written(server))
     assert len(captures(tmp_path)) == 2
 
 
@@ -205,6 +206,25 @@ def test_a_slow_disk_does_not_gather_captures(tmp_path: Path, monkeypatch: pytes
         server.talk(*MAIL, CONTENT, "QUIT")
         until(lambda: server.events("capture_failed"))
         assert server.events("capture_failed")[0]["reason"] == "the disk is too slow"
+
+
+def test_a_process_that_ends_writes_what_it_has_in_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would depend on the disk whether there is a capture of a session that a stop has ended."""
+    put, disk = capture._put, monkey.get_original("_thread", "allocate_lock")()
+
+    def slow(file: str, text: bytes, how: int) -> None:
+        with disk:
+            put(file, text, how)
+
+    monkeypatch.setattr(capture, "_put", slow)
+    disk.acquire()
+    with Here(tmp_path) as server:
+        server.talk("QUIT")
+        server.settle()
+        assert server.receiver.capture is not None
+        gevent.spawn(disk.release)
+        server.receiver.capture.end()
+        assert len(captures(tmp_path)) == 1
 
 
 def test_smtplib_is_served_as_ever(tmp_path: Path) -> None:

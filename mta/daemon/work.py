@@ -145,4 +145,6 @@ class Work:
         self.queue.drain(seconds)
 
     def close(self) -> None:
+        if self.receiver.capture is not None:
+            self.receiver.capture.end()
         self.spool.close()

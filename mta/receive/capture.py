@@ -33,6 +33,7 @@ OPEN = 64  # sessions of a worker captured at once
 WRITING = 16  # files of a worker under way at once
 LINES = 10_000  # of a transcript; a session that says more is not captured
 QUIET = 60.0  # seconds between two complaints
+PAUSES = 500  # of 2 ms, in which a process that ends waits for the files under way
 
 
 class Capture:
@@ -58,6 +59,13 @@ class Capture:
             self.queue.begin(session.id)
         except Exception as error:  # a client must not notice
             log.bug(error, session=session.id)
+
+    def end(self) -> None:
+        """The process ends: what is being written is written first. Parks."""
+        for _ in range(PAUSES):
+            if not self._writing:
+                return
+            offload.pause(0.002)
 
     def _finish(self, record: Record) -> None:
         self._open -= 1
