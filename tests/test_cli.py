@@ -1,6 +1,7 @@
 """The commands as a person meets them: help, exit codes, light starts, and what each prints."""
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -8,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -422,29 +425,31 @@ def test_log_reads_a_pipe(tmp_path: Path) -> None:
     assert "refused" in mta("log", "--file", "-", cwd=tmp_path, given=json.dumps(LINES[1]) + "\n")
 
 
-def test_log_follows_over_a_rotation(logged: Path) -> None:
+def test_log_follows_over_a_rotation(logged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what is written into the old file just before, while nobody looks."""
     path = logged / "mta.log"
-    lines = log_command.follow(str(path), path.stat().st_size, pause=0.01)
 
     def write(text: str) -> None:
         with path.open("a") as file:
             file.write(text)
 
-    import threading
-
-    def turn() -> None:
-        time.sleep(0.1)
-        write("half")
-        time.sleep(0.05)
-        write(" a line\n")
-        time.sleep(0.1)
+    def pauses() -> Iterator[None]:
+        yield write("half")
+        yield write(" a line\n")
+        write("the last\n")
         path.rename(logged / "mta.log.1")
-        write("a new file\n")
+        yield write("a new file\n")
+        path.unlink()
+        yield
+        yield write("another\n")
+        path.write_text("cut\n")
+        yield
 
-    thread = threading.Thread(target=turn)
-    thread.start()
-    assert [next(lines), next(lines)] == ["half a line\n", "a new file\n"]
-    thread.join()
+    meanwhile = pauses()
+    monkeypatch.setattr(log_command, "time", SimpleNamespace(sleep=lambda _: next(meanwhile)))
+    lines = log_command.follow(str(path), path.stat().st_size)
+    told = ["half a line\n", "the last\n", "a new file\n", "another\n", "cut\n"]
+    assert list(itertools.islice(lines, len(told))) == told
 
 
 # -- how things are told ---------------------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ def follow(name: str, at: int, pause: float = 0.2) -> Iterator[str]:
     """Lines as they are written, from byte `at` on; when the file is replaced or cut, from the new one's beginning."""
     file: IO[bytes] = open(name, "rb")  # noqa: SIM115
     file.seek(at)
-    held = b""
+    held, new = b"", None
     while True:
         text = file.readline()
         if text:
@@ -150,11 +150,14 @@ def follow(name: str, at: int, pause: float = 0.2) -> Iterator[str]:
                 yield held.decode("utf-8", "replace")
                 held = b""
             continue
+        if new is not None:  # and the old one has been read to its end
+            file.close()
+            file, held, new = new, b"", None
+            continue
         time.sleep(pause)
         try:
             there, here = os.stat(name), os.fstat(file.fileno())
+            if there.st_ino != here.st_ino or there.st_size < file.tell():
+                new = open(name, "rb")  # noqa: SIM115
         except FileNotFoundError:
             continue
-        if there.st_ino != here.st_ino or there.st_size < file.tell():
-            file.close()
-            file, held = open(name, "rb"), b""  # noqa: SIM115
