@@ -10,7 +10,7 @@ skips fails instead, but for the long rounds, so that no proof disappears unnoti
 
 from gevent import monkey
 
-monkey.patch_all()
+monkey.patch_all(os=False, signal=False)  # gevent's os.close closes a folder or a pipe at some later turn of the loop
 
 import os  # noqa: E402
 import shutil  # noqa: E402

@@ -31,6 +31,14 @@ def test_nothing_special(): pass
 }
 
 
+def test_what_is_closed_is_closed() -> None:
+    """Not so with gevent's os.close: a lock on a folder would live until the loop's next turn."""
+    folder = os.open(HERE, os.O_RDONLY)
+    os.close(folder)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(folder)
+
+
 @pytest.mark.parametrize(
     ("ci", "counts", "code"),
     [("true", "1 failed, 1 passed, 1 skipped, 3 errors", 1), ("", "1 passed, 5 skipped", 0)],

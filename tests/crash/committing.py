@@ -7,7 +7,7 @@ Lines: `+ id size` acknowledged, `? id` a drop begins, `- id` its drop acknowled
 
 from gevent import monkey
 
-monkey.patch_all()
+monkey.patch_all(os=False, signal=False)
 
 import os  # noqa: E402
 import random  # noqa: E402
