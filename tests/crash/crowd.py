@@ -20,6 +20,24 @@ from gevent.pool import Pool
 
 PATIENCE = 60.0
 
+
+def moods(seed: int) -> dict[str, Callable[[int], str]]:
+    """What a FakeSmtp says that is sometimes busy, sometimes rude, and mostly takes mail; each connection its own."""
+    dice = random.Random(seed)
+
+    def mostly(reply: str, *others: str) -> Callable[[int], str]:
+        return lambda connection: reply if dice.random() < 0.9 else dice.choice(others)
+
+    return {
+        "greeting": mostly("220 far.test ESMTP", "421 4.3.2 Busy", "554 5.3.2 Go away", "close", "reset"),
+        "EHLO": mostly("250-far.test\r\n250 SIZE 100000000", "250-far.test\r\n250 PIPELINING", "reset"),
+        "MAIL": mostly("250 2.1.0 Ok", "451 4.3.0 Later", "550 5.7.1 Not you", "close"),
+        "RCPT": mostly("250 2.1.5 Ok", "450 4.2.0 Later", "550 5.1.1 Nobody", "reset"),
+        "DATA": mostly("354 Go on", "451 4.3.0 Later", "close"),
+        "dot": mostly("250 2.0.0 Ok", "451 4.3.0 Later", "554 5.6.0 Not that", "reset", "close"),
+    }
+
+
 RULES = """
 local function wanted(name)
   return function(mail) return mail.helo and mail.helo:find(name, 1, true) end
@@ -112,7 +130,7 @@ class Client:
     def mail(self, text: bytes, sender: str = "ann@client.test", recipients: tuple[str, ...] = ("bob",)) -> bytes:
         self.ask(f"MAIL FROM:<{sender}>")
         for name in recipients:
-            self.ask(f"RCPT TO:<{name}@demo.test>")
+            self.ask(f"RCPT TO:<{name if '@' in name else f'{name}@demo.test'}>")
         if (code := self.ask("DATA")) != b"354":
             return code
         return self.ask(text.replace(b"\r\n.", b"\r\n..").removesuffix(b"\r\n") + b"\r\n.\r\n")
@@ -166,6 +184,12 @@ class Crowd:
             self.count(client.mail(self.text(), recipients=("bob", "nobody", "asked", f"u{n}")))
         client.ask("QUIT")
 
+    def to_others(self, client: Client, helo: str) -> None:
+        client.ask(f"EHLO {helo}")
+        for n in range(self.dice.randrange(1, 4)):
+            self.count(client.mail(self.text(), recipients=("bob", f"u{n}@far.test", f"v{n}@far.test")))
+        client.ask("QUIT")
+
     def large_mail(self, client: Client, helo: str) -> None:
         client.ask(f"EHLO {helo}")
         line = b"x" * 998 + b"\r\n"
@@ -209,5 +233,6 @@ DEEDS = [
     *[Crowd.one_mail] * 10,
     *[Crowd.many_mails] * 4,
     *[Crowd.over_tls] * 3,
+    *[Crowd.to_others] * 6,
     *(Crowd.large_mail, Crowd.mistakes, Crowd.cut_off, Crowd.hang_up, Crowd.noise, Crowd.runaway),
 ]

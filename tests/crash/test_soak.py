@@ -10,9 +10,10 @@ from typing import NamedTuple
 import pytest
 from daemon import Server, free_ports
 from fake_dns import FakeDns
+from fake_smtp import FakeSmtp
 from receiving import self_signed
 
-from .crowd import RULES, Crowd
+from .crowd import RULES, Crowd, moods
 
 CALM = {"MALLOC_ARENA_MAX": "1"}  # else what threads free stays where it was, which looks like a leak
 
@@ -45,7 +46,7 @@ def soak(folder: Path, *, warm: int, rounds: int, seconds: float = 0.0) -> tuple
     """Let a crowd in, round by round, for at least so long: what the processes had when warm, and at the end."""
     certificate, key = self_signed(folder)
     (submission,) = free_ports(1)
-    with FakeDns({"known.test": {"A": ["192.0.2.1"]}}) as dns:
+    with FakeDns({"known.test": {"A": ["192.0.2.1"]}}) as dns, FakeSmtp(moods(seed=7)) as far:
         config = f"""
             [server]
             name = "mx.example.test"
@@ -60,6 +61,11 @@ def soak(folder: Path, *, warm: int, rounds: int, seconds: float = 0.0) -> tuple
             tls = {{ certificate = "{certificate}", key = "{key}" }}
             [queue]
             retry = ["1s"]
+            expire = "10s"
+            [domain."demo.test"]
+            path = "Maildir"
+            [route."*"]
+            host = "{far.host}"
             [dns]
             servers = ["{dns.server}"]
             [rules]
@@ -82,9 +88,9 @@ def soak(folder: Path, *, warm: int, rounds: int, seconds: float = 0.0) -> tuple
             assert not list((folder / "spool").glob("*/bodies/*"))
         assert not server.events("bug")
         accepted = {event["mail"] for event in server.events("accepted")}
-        served = {event["mail"] for event in server.events("delivered")}
+        served = {event["mail"] for what in ("delivered", "failed") for event in server.events(what)}
         print(f"{done} rounds, {len(accepted)} mails, answers {dict(crowd.codes)}; {before} -> {after}")
-        assert len(accepted) > 100 and accepted <= served
+        assert len(accepted) > 100 and far.mails and server.events("bounced") and accepted <= served
         return before, after
 
 
