@@ -378,8 +378,8 @@ class Settings:
     capture: Capture = opt(Capture, "")
     replies: dict[str, str] = opt(
         dict,
-        "Replies by name, for rules: deny(replies.NAME). Names of the server's own replies (ok, bye, busy ...) change "
-        "those.",
+        "Replies by name, for rules: deny(replies.NAME). Names of the server's own replies (ok, denied, relay_denied "
+        '...) change those; "mta config explain replies" lists both.',
         example={"relay_denied": "554 5.7.1 We do not relay for you"},
     )
     app: dict[str, Any] = opt(

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from commands import mta
 from receiving import Receiving
 from rules_kit import Bench, rule
 
@@ -19,6 +20,28 @@ def test_words_of_our_own() -> None:
         assert server.talk("QUIT") == [b"220 mx.example.test is here\r\n", b"221 2.0.0 So long\r\n"]
     with Receiving() as server:  # and they are the usual ones again
         assert server.talk("QUIT") == [b"220 mx.example.test ESMTP\r\n", b"221 2.0.0 Bye\r\n"]
+
+
+def test_what_rules_and_the_server_say_of_themselves(tmp_path: Path) -> None:
+    given = {"denied": "554 5.7.1 Nope", "later": "450 4.7.1 Not today", "relay_denied": "554 5.7.1 Not through us"}
+    world = example.world()
+    world.facts = facts.of(Settings(replies=given))
+    said = rule('if mail.sender.local_part == "d" then return deny() else return defer{close = true} end', "mail")
+    bench = Bench(tmp_path, said + rule("return deny()", "connect") + rule("return deny()", "authenticate"), world)
+    tx = example.transaction("mail")
+    verdict = bench.run("mail", tx)
+    assert str(verdict.reply) == given["later"] and verdict.reply is not None and verdict.reply.close
+    assert str(bench.run("connect").reply) == given["denied"], "as at every stage"
+    assert str(bench.run("authenticate").reply).startswith("535 5.7.8 "), "but not what a wrong password is told"
+    with Receiving(replies=given) as server:
+        heard = server.talk("EHLO there", "MAIL FROM:<a@b.test>", "RCPT TO:<x@elsewhere.test>")
+    assert heard[-1].startswith(b"554 5.7.1 Not through us")
+
+
+def test_the_replies_there_are_can_be_looked_up(tmp_path: Path) -> None:
+    told = mta("config", "explain", "replies", cwd=tmp_path)
+    assert "bye                   221 2.0.0 Bye\n" in told and "greylisted            451 4.7.1 Grey" in told
+    assert "virus                 550 5.7.1 A virus" in mta("lua", "doc", "replies", cwd=tmp_path)
 
 
 @pytest.mark.parametrize(("name", "text"), [("ok", "550 No"), ("go_ahead", "250 Go"), ("greeting", "250 Hello")])

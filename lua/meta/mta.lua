@@ -1218,7 +1218,7 @@ function random.text(length) end
 
 regex = {}
 
----Whether a regular expression (RE2) occurs in a text. No text can make it slow.
+---Whether a regular expression (RE2) occurs in a text. No text can make it slow, and while a long one is looked through the other mails of the server go on.
 ---```lua
 ---assert(regex.matches("Cheap PILLS", "(?i)pills?\\b"))
 ---```

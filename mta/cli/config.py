@@ -257,7 +257,20 @@ def _explain(key: str | None) -> int:
         print(telling.paint(field.name, "bold"))
         print(textwrap.fill(field.metadata["meaning"], 100, initial_indent="    ", subsequent_indent="    "))
         print(f"    values under names of your own, like {toml(field.metadata['example'])}\n")
+        if field.name == "replies" and key:
+            _names()
     return telling.FINE
+
+
+def _names() -> None:
+    """The replies there are: what [replies] may have other words for."""
+    from mta.receive import replies
+    from mta.rules.outside.facts import STANDARD
+
+    ours = {name.lower(): str(reply) for name, reply in replies.OURS.items()}
+    for title, known in (("What the server says:", ours), ("What rules find there:", STANDARD)):
+        print(f"    {title}")
+        print("\n".join(f"      {name:<22}{text}" for name, text in known.items()), end="\n\n")
 
 
 def sections() -> Iterator[tuple[str, Any]]:

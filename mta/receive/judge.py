@@ -148,7 +148,7 @@ class Judge:
         elif kind == "deny":
             raise Judged(reply or replies.DENIED, verdict)
         elif kind == "defer":
-            raise Judged(reply or replies.DEFERRED, verdict)
+            raise Judged(reply or replies.LATER, verdict)
         elif kind == "reply" and reply is not None:
             raise Judged(reply, verdict)
         return reply

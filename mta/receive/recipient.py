@@ -67,12 +67,12 @@ def _admit(session: Session, recipient: Address, relay: bool, taken: Address | N
     relay = relay or session.client.trusted or bool(session.client.user)
     if domains.find(recipient.domain) is None:
         if not relay:
-            raise Refused("554 5.7.1 We do not relay for you")
+            raise Refused(replies.RELAY_DENIED)
         return
     if not local.isalnum():  # nearly every name is
         if local.startswith("-"):  # to many a program that is handed an address, an option
             raise Refused("501 5.1.3 That is not a mailbox")
         if not relay and _ROUTED.search(local) and not domains.lists(recipient):  # victim%elsewhere@us and its kin
-            raise Refused("554 5.7.1 We do not relay for you")
+            raise Refused(replies.RELAY_DENIED)
     if taken is not None and domains.find(taken.domain) is not None and not domains.knows(taken):
-        raise Refused("550 5.1.1 There is no such mailbox")
+        raise Refused(replies.UNKNOWN_ACCOUNT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mta.message.reply import Reply
-from mta.rules.verdict import DENY_LOGIN
+from mta.rules import verdict
 
 GREETING = Reply(220, "", "{name} ESMTP")
 OK = Reply(250, "2.0.0", "Ok")
@@ -19,10 +19,12 @@ MAYBE = Reply(252, "2.1.5", "Send it, and we shall see")
 HELP = Reply(214, "2.0.0", "EHLO MAIL RCPT DATA RSET NOOP QUIT, as RFC 5321 has them")
 KEPT = Reply(250, "2.0.0", "Kept as {id}")  # also of a mail that rules throw away: its sender is not to know
 
-DENIED = Reply(554, "5.7.1", "Refused")  # a rule that gives no words of its own
-DEFERRED = Reply(451, "4.7.1", "Not now, please try again")
+DENIED = verdict.DENY  # a rule that gives no words of its own
+LATER = verdict.DEFER
+RELAY_DENIED = Reply(554, "5.7.1", "We do not relay for you")
+UNKNOWN_ACCOUNT = Reply(550, "5.1.1", "There is no such mailbox")
 BUSY = Reply(452, "4.3.1", "Busy with other mail, please try again")
-NOT_LOGGED_IN = DENY_LOGIN
+NOT_LOGGED_IN = verdict.DENY_LOGIN
 OTHER_RULES = Reply(452, "4.5.3", "Other rules hold for this recipient; send again for it alone")
 MISTAKE = Reply(451, "4.3.0", "Our mistake, please try again")
 

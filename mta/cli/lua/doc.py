@@ -53,6 +53,7 @@ def page(one: Word) -> str:
     lines += [" ".join(filter(None, notes))] if any(notes) else []
     members = [m for m in wordbook.groups().get(one.name, []) if m is not one]
     below = ["", *(f"    {m.signature}" for m in members)] if members else []
+    below += ["", *(f"    {name:<22}{text}" for name, text in held.items())] if (held := wordbook.held(one)) else []
     return "\n".join(
         [lines[0], *textwrap.indent("\n".join([*lines[1:], "", one.example]), "    ").splitlines(), *below]
     )

@@ -40,7 +40,8 @@ from mta.rules.outside.world import INSIDE, Slow, World
 from mta.rules.transaction import Asked, Transaction
 from mta.rules.verdict import BUSY, NEXT, Verdict
 from mta.rules.words import answers, api, content, exporting, routing, services
-from mta.rules.words.inner import Inner, in_thread
+from mta.rules.words.inner import Inner, apart, in_thread
+from mta.rules.words.pure import Heavy
 from mta.rules.words.waiting import Asker, OfMail
 
 DEBUG = log.LEVELS["debug"]
@@ -86,6 +87,7 @@ class Rules:
             **routing.bound(settings),
             **exporting.bound(settings),
         }
+        self._unsaid = getattr(world, "facts", NOTHING).unsaid()  # a verdict -> its words, if it has none of its own
         self._runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
         self._runtime: Runtime
 
@@ -261,7 +263,8 @@ class Rules:
             if answer[0] == DONE:
                 _, kind, text, extra, rule = answer
                 name, where = runtime.listing.named(side, rule)
-                return verdict.read(side.stage, kind, said(text) if text else False, extra, name, where)
+                words = said(text) if text else side.stage != "authenticate" and self._unsaid.get(kind, False)
+                return verdict.read(side.stage, kind, words, extra, name, where)
             if answer[0] == BROKEN:
                 failed, rule = self._broken(side, tx, answer), answer[4]
                 if failed is not None:
@@ -374,6 +377,8 @@ class Rules:
                 asked = partial(asked.answer, self.world, tx, Asker(side.stage, rule, where))
             elif isinstance(asked, Inner):
                 asked = partial(in_thread, asked, tx)
+            elif isinstance(asked, Heavy):
+                asked = partial(apart, asked.answer)
             tag, found = self.world.within(max(seconds, 0.001), answered, word, asked, arguments)
         except Slow:
             tag, found = "slow", None
@@ -382,7 +387,7 @@ class Rules:
         except Exception as error:
             log.bug(error)
             tag, found = "none", "the server failed"
-        if tx.tracing and word not in side.runtime.inner:  # what is done to the mail is nobody's answer
+        if tx.tracing and not isinstance(self._asks.get(word), Inner | Heavy):  # else it is nobody's answer
             took = (time.perf_counter() - began) * 1e6
             told: Any = [word, routing.shown(word, arguments), found, took]
             side.asked.append(Asked(*(told if tx.credentials is None else tx.credentials.hide(told))))

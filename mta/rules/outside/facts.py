@@ -43,6 +43,12 @@ class Facts(NamedTuple):
     config: dict[str, Any]
     replies: dict[str, str]
 
+    def unsaid(self) -> dict[str, str]:
+        """What deny() and defer() say without words of their own, where [replies] has others than ours."""
+        plain = {"deny": "denied", "defer": "later"}
+        said = {kind: self.replies.get(name, STANDARD[name]) for kind, name in plain.items()}
+        return {kind: text for kind, text in said.items() if text != STANDARD[plain[kind]]}
+
     def texts(self) -> tuple[str, str]:
         """Both as JSON in ASCII, for Lua."""
         return _text(self.config), _text(self.replies)

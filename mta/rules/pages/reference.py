@@ -135,6 +135,10 @@ def _word(one: Word) -> Iterator[str]:
     yield from ("", "    ::", "")
     yield from textwrap.indent(one.example, "        ").splitlines()
     yield ""
+    if held := wordbook.held(one):
+        yield from ("    These there are; [replies] has other words for them, and more of them::", "")
+        yield from (f"        {name:<22}{text}" for name, text in held.items())
+        yield ""
 
 
 def _escaped(text: str) -> str:

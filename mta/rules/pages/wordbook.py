@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from difflib import SequenceMatcher, get_close_matches
 
+from mta.rules.outside.facts import STANDARD
 from mta.rules.verdict import STAGES
 from mta.rules.words import api
 from mta.rules.words.services import SERVICE
@@ -47,6 +48,11 @@ def groups() -> dict[str, list[Word]]:
         return (1 if kinds & {"method", "field"} and name != OWN else 2), int(name == OWN), name.lower()
 
     return {name: found[name] for name in sorted(found, key=place)}
+
+
+def held(one: Word) -> dict[str, str]:
+    """What is in a table under names that are no words: the replies there are, whatever the settings add."""
+    return STANDARD if one.name == "replies" else {}
 
 
 def when(one: Word) -> str:
