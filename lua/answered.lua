@@ -211,7 +211,11 @@ function A.asked(name, kinds, waits)
     if r and not r.loading and words[name] >> r.stage & 1 == 0 then
       fail(py.wrong_stage(name, r.stage))
     end
-    return given(py.ask(name, a, b, c))
+    local tag, value = py.ask(name, K.can_wait(), a, b, c)
+    if tag == "later" then
+      tag, value = request(name, a, b, c)
+    end
+    return given(tag, value)
   end
   local method = name:match("^mail:([%w_]+)$")
   if method then

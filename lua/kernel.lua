@@ -282,6 +282,11 @@ function K.request(word, a, b, c, d)
   return yield(REQUEST, word, a, b, c, d)
 end
 
+--- Whether a rule is at work that could wait here.
+function K.can_wait()
+  return run ~= nil and not run.loading and isyieldable()
+end
+
 --- A word that may have to wait is refused where it could not, also when it would not: a rule must not work with small
 --- mails only.
 function K.may_wait(word)

@@ -5,15 +5,18 @@ regression would hang the test, so a watchdog ends the whole run with a trace in
 """
 
 import faulthandler
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from rules_kit import Bench, rule
+from stalls import worst_stall
 from timing import slowness
 
 from mta.rules import transaction
+from mta.rules.trying import example
 
 ENDLESS = {
     "loop": "while true do end",
@@ -195,7 +198,7 @@ def test_what_is_not_there(name: str, tmp_path: Path) -> None:
         "return accept() end",
         "if next({a = 1}) == 'a' and next({}) == nil then return accept() end",
         "local t = {} for i = 1, 1000 do t[i] = ('x'):rep(1000) .. i end return accept()",
-        "for i = 1, 2000 do local s = ('x'):rep(100000) .. i end return accept()",
+        "for i = 1, 500 do local s = ('x'):rep(100000) .. i end return accept()",
     ],
 )
 def test_what_is_allowed_works(body: str, tmp_path: Path) -> None:
@@ -253,3 +256,39 @@ def test_a_small_budget_is_kept(tmp_path: Path) -> None:
     assert bench.run("rcpt").failed
     bench = Bench(tmp_path, rule("for i = 1, 10000 do end return accept()"), instructions=50_000)
     assert bench.run("rcpt").kind == "accept"
+
+
+BUSY = "x.{0,500}y"  # a pattern of 4,506 instructions, nearly all of them at work at each byte of the text below
+TEXT = "".join(random.Random(1).choices("xz", k=60_000))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f'assert(regex.matches(mail.vars.text, "{BUSY}") == false)',
+        f'assert(regex.find(mail.vars.text, "{BUSY}") == nil)',
+        f'assert(regex.replace(mail.vars.text, "{BUSY}", "") == mail.vars.text)',
+        'assert(not regex.replace(("x"):rep(12000), "x.*y|x", ""))',
+        f'assert(coroutine.wrap(function() return regex.matches(mail.vars.text, "{BUSY}") end)() == false)',
+    ],
+)
+def test_a_text_made_for_a_pattern_stops_nobody(tmp_path: Path, body: str) -> None:
+    bench = Bench(tmp_path, rule(body))
+    tx = example.transaction("rcpt")
+    tx.vars["text"] = TEXT
+    assert worst_stall(lambda: bench.run("rcpt", tx), under=0.05) < 0.05
+    assert not bench.failures
+
+
+def test_where_a_rule_cannot_wait_a_pattern_is_still_answered(tmp_path: Path) -> None:
+    found = f'regex.matches(("xz"):rep(1000), "{BUSY}")'
+    main = f"assert({found} == false)\n" + rule(f'local _ = ("a"):gsub(".", function() assert({found} == false) end)')
+    bench = Bench(tmp_path, main)
+    bench.run("rcpt")
+    assert not bench.failures
+
+
+def test_a_pattern_that_is_too_large_for_a_text_fails_the_rule(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, rule(f'local found = regex.matches(("x"):rep(1000000), "{BUSY}")'))
+    assert bench.run("rcpt").kind == "defer", "for nobody could say that it is not in there"
+    assert "regex.matches: the pattern 'x.{0,500}y' is too large for a text of 1000000 bytes" in bench.failure

@@ -6,11 +6,13 @@ import ipaddress
 import os
 import pwd
 import random
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from timing import slowness
 
 from mta.message.addresses import parse
 from mta.rules.outside import accounts
@@ -164,3 +166,11 @@ def test_chance() -> None:
     assert chance.text(4, random.Random(1)) == chance.text(4, random.Random(1))
     for answer in (chance.number(3, 1), chance.text(-1), chance.text(5000), chance.number(None, 1)):  # type: ignore[arg-type]
         assert isinstance(answer, tuple) and answer[0] is None
+
+
+def test_what_is_too_long_for_an_address_is_not_looked_through() -> None:
+    long = '"' * 1_000_000
+    begun = time.process_time()
+    for nothing, why in (addresses.join(long, "a.test"), addresses.join("a", long), addresses.domain(long + "@a.test")):
+        assert nothing is None and "bytes is no address" in why
+    assert time.process_time() - begun < slowness()

@@ -133,6 +133,17 @@ def test_no_text_makes_a_pattern_slow(pattern: str) -> None:
     assert time.process_time() - begun < slowness()
 
 
+def test_a_replace_that_looks_through_the_rest_at_each_place_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patterns, "PATIENCE", 0.01)
+    nothing, why = patterns.replace("a.*b|a", "a" * 100_000, "x")
+    assert nothing is None and "takes too long" in str(why)
+
+
+def test_what_is_no_pattern_any_more_is_not_escaped() -> None:
+    nothing, why = patterns.escape("." * 5000)
+    assert nothing is None and "longer than a pattern may be" in str(why)
+
+
 @given(st.text(max_size=20), ANY)
 def test_no_pattern_and_no_text_raises(pattern: str, said: str) -> None:
     for answer in (patterns.find(pattern, said), patterns.match(pattern, said), patterns.replace(pattern, said, "x")):

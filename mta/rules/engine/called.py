@@ -26,6 +26,7 @@ from mta.rules.transaction import FIELD, Transaction
 from mta.rules.verdict import STAGES
 from mta.rules.words import api
 from mta.rules.words.inner import Inner, takes_long
+from mta.rules.words.pure import Heavy
 
 Source = Callable[[str], tuple[str | None, str]]  # the name of a module -> (text, file name), or (None, why not)
 Asks = Mapping[str, Any]  # what answers a word: a function, or what knows how to be asked: Inner, OfMail
@@ -179,9 +180,13 @@ class Called:
         text, file = self._source(name)
         return text, shown(file)
 
-    def ask(self, word: str, *arguments: Any) -> tuple[str, Any]:
+    def ask(self, word: str, can_wait: bool, *arguments: Any) -> tuple[str, Any]:
+        """A word that does not wait; "later" if it would take long here and the rule can be made to wait."""
+        asked = self._asks[word]
         try:
-            tag, value = answered(word, self._asks[word], arguments)
+            if can_wait and isinstance(asked, Heavy) and asked.much(*arguments):
+                return "later", None
+            tag, value = answered(word, asked, arguments)
         except Exception as error:
             log.bug(error)
             return "none", "the server failed"

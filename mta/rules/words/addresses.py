@@ -7,8 +7,17 @@ from mta.message.reply import Refused
 from mta.rules.outside.lists import fold
 from mta.rules.words.pure import Declared, declare, lua
 
+LONGEST = 1000  # bytes; RFC 5321 4.5.3.1 allows some 320
+
+
+def _short(text: str) -> str:
+    if len(text) > LONGEST:
+        raise ValueError(f"a text of {len(text)} bytes is no address")
+    return text
+
 
 def _parsed(text: str) -> address.Address:
+    text = _short(text)
     text = text.strip()
     if text.startswith("<") and text.endswith(">"):
         text = text[1:-1]
@@ -38,7 +47,7 @@ def domain(text: str) -> str:
 @lua
 def join(local: str, domain: str) -> str:
     """An address of these parts, quoted where it must be and checked: the parts may come from a client."""
-    return str(_parsed(str(address.Address(local, domain))))
+    return str(_parsed(str(address.Address(_short(local), _short(domain)))))
 
 
 @lua

@@ -1,5 +1,9 @@
 """Regular expressions in linear time (RE2): no text a client sends can make them slow.
 
+Linear in the text, that is, times the pattern at worst: a counted repetition such as x.{0,500}y has thousands of
+instructions, and a text made for it meets them all at each byte. What might take more than some milliseconds is
+therefore done in a thread (`much`), and what might take more than some seconds is an error.
+
 A pattern and a text that are UTF-8 are matched by characters; a text that is not UTF-8 is matched byte by byte, so that
 a stray byte cannot hide what follows it. Positions count bytes from 1, as Lua's do. Syntax: google/re2, doc/syntax.txt;
 no look-around and no back-references, for there is no linear way to find them.
@@ -9,15 +13,19 @@ from __future__ import annotations
 
 import functools
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
 import re2
 
-from mta.rules.words.pure import MAX_TEXT, Declared, Failed, checked, declare, lua, to_bytes, to_text
+from mta.rules.words.pure import MAX_TEXT, Declared, Failed, Heavy, declare, lua, to_bytes, to_text
 
 MAX_PATTERN = 4096
 MAX_MATCHES = 10_000  # replaced in one call: what stops the loop for some 20 ms
+QUICK = 4_000_000  # bytes of text times instructions of the pattern: some milliseconds at worst
+MOST = 2_000_000_000  # some seconds
+PATIENCE = 5.0  # seconds for one replace
 _MEMORY = 8 << 20  # bytes for a compiled pattern and its automata
 _PART = re.compile(r"%(.)", re.S)
 
@@ -53,6 +61,43 @@ def _is_utf8(raw: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def _effort(pattern: str, text: str) -> int:
+    """At worst, in bytes times instructions. Raises ValueError."""
+    if len(text) < QUICK // 100_000:
+        return 0
+    compiled, raw = _for(pattern, text)
+    return len(raw) * int(compiled.programsize)
+
+
+def _much(text: str, pattern: str, *_: Any) -> bool:
+    """Whether others would notice."""
+    try:
+        return _effort(pattern, text) > QUICK
+    except (ValueError, TypeError):
+        return False  # the answer tells what is wrong
+
+
+def _much_to_replace(text: str, pattern: str, *_: Any) -> bool:
+    """The same; there each occurrence may mean to look through all that follows."""
+    return _much(text, pattern) or len(text) * min(len(text), MAX_MATCHES) > QUICK
+
+
+def _bounded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Raises ValueError for what is no work for a mail server: not to be mistaken for "it does not occur"."""
+
+    @functools.wraps(function)
+    def bounded(pattern: str, text: str, *more: Any) -> Any:
+        try:
+            effort = _effort(pattern, text)
+        except (ValueError, TypeError):
+            effort = 0
+        if effort > MOST:
+            raise ValueError(f"the pattern {pattern[:60]!r} is too large for a text of {len(text)} bytes")
+        return function(pattern, text, *more)
+
+    return bounded
 
 
 def _start(text: bytes, init: int) -> int:
@@ -97,9 +142,12 @@ def replace(pattern: str, text: str, by: str, limit: int = 0) -> tuple[str, int]
     parts = _template(by, compiled.groups)
     out: list[bytes] = []
     at = count = size = 0
+    until = time.monotonic() + PATIENCE
     for found in compiled.finditer(raw):
         if count == limit > 0:
             break
+        if time.monotonic() > until:
+            raise ValueError(f"the pattern {pattern[:60]!r} takes too long with a text of {len(text)} bytes")
         if count >= MAX_MATCHES:
             raise ValueError(f"more than {MAX_MATCHES} occurrences; give a limit")
         piece = b"".join([found.group(p) or b"" if isinstance(p, int) else p for p in parts])
@@ -128,7 +176,9 @@ def _template(by: str, groups: int) -> list[bytes | int]:
 @lua
 def escape(text: str) -> str:
     """The pattern that matches exactly this text."""
-    return re.sub(r"([^A-Za-z0-9_\x80-\xff])", lambda m: "\\x00" if m[1] == "\0" else "\\" + m[1], checked(text))
+    if len(text) > MAX_PATTERN:
+        raise ValueError(f"a text of {len(text)} bytes is longer than a pattern may be ({MAX_PATTERN})")
+    return re.sub(r"([^A-Za-z0-9_\x80-\xff])", lambda m: "\\x00" if m[1] == "\0" else "\\" + m[1], text)
 
 
 @lua
@@ -137,15 +187,17 @@ def check(pattern: str) -> bool:
     return _compiled(pattern, True) is not None
 
 
-def _turned(function: Callable[..., Any]) -> Callable[..., Any]:
+def _turned(function: Callable[..., Any], much: Callable[..., bool] = _much) -> Heavy:
     """In Lua's order: the text first."""
-    return lambda text, pattern, *more: function(pattern, text, *more)
+    bounded = _bounded(function)
+    return Heavy(lambda text, pattern, *more: bounded(pattern, text, *more), much)
 
 
 WORDS: list[Declared] = [
     declare(
         "regex.matches(text: string, pattern: string) -> boolean?, string?",
-        "Whether a regular expression (RE2) occurs in a text. No text can make it slow.",
+        "Whether a regular expression (RE2) occurs in a text. No text can make it slow, "
+        "and while a long one is looked through the other mails of the server go on.",
         'assert(regex.matches("Cheap PILLS", "(?i)pills?\\\\b"))',
         _turned(matches),
     ),
@@ -166,7 +218,7 @@ WORDS: list[Declared] = [
         "regex.replace(text: string, pattern: string, by: string) -> string?, integer|string",
         "The text with all occurrences replaced, and how many. In `by`: %0 all of it, %1 to %9 captures, %% is %.",
         'assert(regex.replace("a1b22", "[0-9]+", "<%0>") == "a<1>b<22>")',
-        _turned(replace),
+        _turned(replace, _much_to_replace),
     ),
     declare(
         "regex.escape(text: string) -> string?, string?",

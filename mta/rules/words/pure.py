@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from mta.rules.words.word import Word, word
@@ -29,6 +30,18 @@ class Tagged(NamedTuple):
 
     tag: str
     value: Any
+
+
+@dataclass(frozen=True)
+class Heavy:
+    """The function of a word that may have much to do: `much`, given the same arguments, tells. Then it is called in a
+    thread, and so has to leave the interpreter to others while it works."""
+
+    answer: Callable[..., Any]
+    much: Callable[..., bool]
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.answer(*arguments)
 
 
 Declared = tuple[Word, Callable[..., Any]]  # a word of the language, and the function that answers it
