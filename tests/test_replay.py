@@ -49,6 +49,7 @@ CONFIG = """
 [capture]
 sample = 1.0
 [dns]
+timeout = "1m"
 servers = ["{dns}"]
 """
 
@@ -97,6 +98,28 @@ def test_the_same_rules_decide_the_same(folder: Path) -> None:
     summary, found = cases(folder, "captures", "--rules", "rules", code=0)
     assert (summary["sessions"], summary["cases"], found) == (9, 10, [])
     assert summary["uncertain"] == 0 and not summary["broken"]
+
+
+def test_what_the_server_itself_refuses_is_refused_again(tmp_path: Path) -> None:
+    config = "[capture]\nsample = 1.0\n[smtp]\nmax_size = 5000\nmax_received = 3\n[spool]\nmin_free = {free}\n"
+    rules = 'on.preq("a look", function(mail) mail.headers:get("X") end)'
+    with Server(tmp_path, config.format(free=0), rules) as server:
+        for content in ("x\r\n" * 5000, "a\nb\r\n", "Received: x\r\n" * 4 + "\r\n", "Subject: fine\r\n\r\n"):
+            with server.smtp() as client:
+                client.ehlo("me.test")
+                client.mail("a@b.test")
+                client.rcpt("you@demo.test")
+                client.docmd("DATA")
+                client.send(content + ".\r\n")
+                client.getreply()
+        server.configure(config.format(free=1 << 60))
+        server.reload()
+        send(server, "no room")
+        server.until(lambda: len(list((tmp_path / "captures").glob("*.json"))) == 5, "not all are written")
+    said = [event["reply"][:3] for event in server.events("refused")]
+    told = mta("replay", "--rules", "rules", "captures", cwd=tmp_path)
+    assert sorted(said) == ["452", "521", "552", "554"]
+    assert "5 as before" in told.partition("\n")[0], told
 
 
 def test_what_new_rules_decide_otherwise(folder: Path) -> None:

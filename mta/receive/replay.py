@@ -5,7 +5,7 @@ up: the client's lines come from the capture, domains and mailboxes are those it
 is rules/trying/recorded.py. The result is a record as capture.py makes them, so that both can be compared (outcome.py).
 
 A client that was refused then has said nothing more; rules that let it in now are asked no further. Logins are as they
-were then: the password is in no capture (login_record.py).
+were then: the password is in no capture (login_record.py). So is what the server itself refused a mail's content for.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from mta.receive.session import Session
 from mta.receive.session_record import Record, Watched, hear
 from mta.rules.transaction import Transaction
 from mta.rules.trying.recorded import RecordedWorld
-from mta.rules.verdict import Verdict
+from mta.rules.verdict import LEAVING, REFUSING, Verdict
 from mta.rules.words.envelope import taken
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 ENDLESS = 1 << 50
 _DOT = re.compile(rb"^\.", re.M)
+_ID = re.compile(r" \([^() ]*\)$")  # behind every refusal
 
 
 class Tape:
@@ -53,6 +54,10 @@ class Tape:
         self._transcript, self._mails = record["transcript"], record["mails"]
         self._at = 0
         self._login: list[bytes] = []  # the lines of an exchange under way
+        self._preq = [verdict for verdict in record["verdicts"] if verdict["stage"] == "preq"]
+        self.session: Session | None = None
+        self._at_once: Reply | None = None  # what the server itself says to the mail under way before preq is asked
+        self.no: Reply | None = None  # and when it has been
         self.tls = ""
 
     def line(self, limit: int) -> bytes:
@@ -61,6 +66,7 @@ class Tape:
         while self._at < len(self._transcript):
             kind, *what = self._transcript[self._at]
             self._at += 1
+            self._at_once = None
             if kind == "C":
                 if what[0][:5].upper() == "AUTH ":
                     self._login, self._at = login_record.lines(self._transcript, self._at)
@@ -70,12 +76,35 @@ class Tape:
         raise Gone("the capture ends here")
 
     def chunk(self) -> bytes:
-        for kind, *what in self._transcript[self._at : self._at + 2]:  # our reply to DATA, then the mail
-            if kind == "M" and self._mails[what[0]] is not None:
-                content = self._mails[what[0]].encode("latin-1")
-                end = b"" if content.endswith(b"\r\n") or not content else b"\r\n"
-                return _DOT.sub(b"..", content) + end + b".\r\n"
+        if self._at_once is not None:
+            raise Refused(self._at_once)
+        for at in range(self._at, min(self._at + 2, len(self._transcript))):  # our reply to DATA, then the mail
+            kind, *what = self._transcript[at]
+            if kind == "M":
+                self._hear_no(self._transcript[at + 1 : at + 2])
+                if self._at_once is not None:
+                    return b""  # a mail there was
+                if self._mails[what[0]] is not None:
+                    content = self._mails[what[0]].encode("latin-1")
+                    end = b"" if content.endswith(b"\r\n") or not content else b"\r\n"
+                    return _DOT.sub(b"..", content) + end + b".\r\n"
         raise Gone("the capture holds no content")
+
+    def _hear_no(self, answer: list[list[Any]]) -> None:
+        """What the server itself said to a mail: its limits, its line ends and its disk were those of then."""
+        self.no = None
+        envelope = self.session.envelope if self.session is not None else None
+        if not answer or answer[0][0] != "S" or answer[0][1][:1] not in ("4", "5") or envelope is None:
+            return
+        asked = [one for one in self._preq if envelope.id in (one.get("mail"), one.get("origin"))]
+        if any(verdict["kind"] in REFUSING for verdict in asked):
+            return
+        no = Reply.parse(_ID.sub("", answer[0][1]))
+        no = no.closing() if no.code in LEAVING else no
+        if asked:
+            self.no = no
+        else:
+            self._at_once = no
 
     def unread(self, rest: bytes) -> None:
         pass
@@ -121,12 +150,15 @@ class _Known:
 
 
 class _Nowhere:
-    """A spool that keeps nothing, but knows what it was given."""
+    """A spool that keeps nothing, but knows what it was given, and has no room where there was none then."""
 
     def __init__(self) -> None:
         self.mails: list[tuple[Envelope, Message]] = []
+        self.tape: Tape
 
     def commit(self, add: Sequence[Any] = (), settle: Sequence[Any] = (), drop: Sequence[str] = ()) -> None:
+        if self.tape.no is not None:
+            raise Refused(self.tape.no)
         self.mails += [(mail.envelope, mail.message) for mail in add]
 
 
@@ -208,7 +240,8 @@ class Player:
         )  # fmt: skip
         door.trusts = lambda ip: client.trusted
         tape: Any = Tape(record)
-        session = Session(door, tape, client.ip, client.port)
+        session = tape.session = Session(door, tape, client.ip, client.port)
+        spool.tape = tape
         later = any(kind == "LOGIN" for kind, *_ in record["transcript"])
         session.client = msgspec.structs.replace(session.client, name=client.name, user="" if later else client.user)
         return session
