@@ -22,10 +22,10 @@ calls `walk`, `decoded`, `text` and `footer` of large mails in a thread.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from mta.message import charsets, encodings, multipart, parameters
+from mta.message.described import Described
 from mta.message.entity import canonical, gathered
 from mta.message.headers import LONGEST, Headers, edges, write
 from mta.message.layout import Layout, Measure, Raw, Span
@@ -34,15 +34,13 @@ from mta.message.multipart import Budget, Line
 MAX_DEPTH = 100
 MAX_TEXT = 1 << 20  # bytes of a part shown as text at once
 
-_MAIN = re.compile(r"\s*([!#-'*+.^_`{|}~0-9a-z-]+)\s*/\s*([!#-'*+.^_`{|}~0-9a-z-]+)")
 
-
-class Part:
+class Part(Described):
     """One part. `flaw`: why it was not split although it says it is a multipart, or what is missing in it."""
 
     __slots__ = (
         *("_apart", "_body", "_boundary", "_budget", "_children", "_coded", "_edited", "_end", "_epilogue", "_first"),
-        *("_gap", "_head", "_headers", "_lead", "_new", "_raw", "_start", "_stop", "_tail", "flaw", "parent"),
+        *("_gap", "_head", "_headers", "_lead", "_new", "_raw", "_start", "_stop", "_tail", "flaw"),
     )
 
     def __init__(self, raw: Raw, start: int, stop: int, budget: Budget) -> None:
@@ -77,69 +75,11 @@ class Part:
         """A part of our own, from its bytes: header, empty line, body."""
         return cls(entity, 0, len(entity), Budget(len(entity)))
 
-    # -- what it says about itself -----------------------------------------------------------------------------------
-
     @property
     def headers(self) -> Headers:
         if self._headers is None:
             self._headers = Headers(bytes(self._head[self._start : self._end]), self._end - self._start)
         return self._headers
-
-    def _value(self, name: str) -> parameters.Value:
-        return parameters.parse(self.headers.get(name) or "")
-
-    @property
-    def type(self) -> str:
-        """Type and subtype in lower case, "text/plain" where they cannot be read (RFC 2045 5.2)."""
-        said = self.headers.get("content-type")
-        if said is None and self.parent is not None and self.parent.type == "multipart/digest":
-            return "message/rfc822"  # RFC 2046 5.1.5
-        found = _MAIN.match(parameters.parse(said or "").main.lower())
-        return f"{found[1]}/{found[2]}" if found else "text/plain"
-
-    @property
-    def charset(self) -> str:
-        """As declared, in lower case; "" if it is not."""
-        return self._value("content-type").get("charset").strip().lower()
-
-    @property
-    def disposition(self) -> str:
-        """ "attachment", "inline", "", or what else it says, in lower case."""
-        return re.split(r"[\s(]", self._value("content-disposition").main, maxsplit=1)[0].lower()
-
-    @property
-    def encoding(self) -> str:
-        """The transfer encoding, in lower case; "" if none is given."""
-        said = self._value("content-transfer-encoding").main
-        return re.sub(r"\([^()]*\)", "", said).strip(" \t\"'").lower()
-
-    @property
-    def filename(self) -> str:
-        """Safe to use as a name in a folder; "" if the part gives none."""
-        return next(iter(self.filenames), "")
-
-    @property
-    def filenames(self) -> list[str]:
-        """Every name it might be saved under: mail programs disagree about which of several counts."""
-        said: list[str] = []
-        for field, parameter in (("content-disposition", "filename"), ("content-type", "name")):
-            for value in self.headers.all(field):
-                said += parameters.parse(value).every(parameter)
-        return list(dict.fromkeys(filter(None, map(parameters.file_name, said))))
-
-    @property
-    def id(self) -> str:
-        """The Content-ID without its brackets."""
-        return (self.headers.get("content-id") or "").strip().removeprefix("<").removesuffix(">")
-
-    @property
-    def multipart(self) -> bool:
-        return self.type.startswith("multipart/")
-
-    @property
-    def attachment(self) -> bool:
-        """Something to save rather than the text of the mail: it says so, or it has a name."""
-        return not self.multipart and (self.disposition == "attachment" or bool(self.filenames))
 
     @property
     def size(self) -> int:
@@ -234,7 +174,7 @@ class Part:
             self.flaw = "two Content-Type fields"
         if not embedded and not kind.startswith("multipart/"):
             return
-        boundary = self._value("content-type")
+        boundary = self.value("content-type")
         mark = (boundary.plain.get("boundary") or boundary.extended.get("boundary") or "").encode("latin-1", "replace")
         coded = self.encoding if embedded and self.encoding not in encodings.IDENTITY else ""
         if coded:
@@ -274,11 +214,6 @@ class Part:
     # -- changes -----------------------------------------------------------------------------------------------------
 
     @property
-    def _whole(self) -> bool:
-        """It is a whole mail (ours, or one inside a message/rfc822): Content-* fields stand among others."""
-        return self.parent is None or not self.parent.multipart
-
-    @property
     def rewritten(self) -> bool:
         """Is the body another than the one that came?"""
         if self._apart or self._edited or self._new:
@@ -298,7 +233,7 @@ class Part:
         """Take the content of `entity` (header, empty line, body) and its Content-* fields in place of one's own."""
         new = Part.of(entity)
         fields = [new.headers.text(f) for f in new.headers.fields if f.name.startswith("content-")]
-        self._content_fields([text if text.endswith(b"\r\n") else text + b"\r\n" for text in fields])
+        self.exchange_content([text if text.endswith(b"\r\n") else text + b"\r\n" for text in fields])
         self._take(entity, new._body)
 
     def _take(self, raw: bytes, body: int) -> None:
@@ -307,12 +242,6 @@ class Part:
         self._budget, self._apart, self._new, self.flaw = Budget(len(raw)), True, [], ""
         self._children, self._edited, self._coded, self._boundary, self._tail = None, False, False, b"", None
         self._keep_boundaries_apart(raw)
-
-    def _content_fields(self, texts: list[bytes]) -> list[bytes]:
-        gone = self.headers.exchange("content-", texts)
-        if self._whole and not self.headers.has("mime-version"):
-            self.headers.append("MIME-Version", "1.0")
-        return [text if text.endswith(b"\r\n") else text + b"\r\n" for text in gone]
 
     def set_text(self, text: str) -> None:
         """Give a text part another text; type, name and, where it can say the text, charset stay.
@@ -336,7 +265,7 @@ class Part:
         if self.type.startswith(("multipart/", "message/")):
             raise ValueError(f"a {self.type} part has no bytes of its own")
         if charset:
-            self._describe("content-type", "charset", charset, self.type)
+            self.describe("content-type", "charset", charset, self.type)
         encoding = encodings.choose(octets) if self.type.startswith("text/") else "base64"
         self.headers.set("Content-Transfer-Encoding", encoding)
         self._take(encodings.encode(octets, encoding), 0)
@@ -364,23 +293,6 @@ class Part:
         self._new.insert(number, (at, text))
         self._keep_boundaries_apart(text)
 
-    def rename(self, name: str) -> None:
-        """Give the part another file name, the only one it has then."""
-        self._describe("content-disposition", "filename", name, "attachment")
-        if self._value("content-type").every("name"):
-            self._describe("content-type", "name", name, self.type)
-
-    def _describe(self, field: str, parameter: str, value: str, main: str) -> None:
-        """Set a parameter of a Content-* field, which becomes `main` if it is not there or cannot be read."""
-        said = self.headers.get(field) or ""
-        if not said.strip() or (field == "content-type" and not _MAIN.match(said.lower())):
-            said = main
-        if self.headers.count(field) > 1:  # they say different things; from now on there is one
-            self.headers.remove(field)
-        self.headers.set(field.title(), parameters.change(said, parameter, value))
-        if self._whole and not self.headers.has("mime-version"):
-            self.headers.append("MIME-Version", "1.0")
-
     def remove(self) -> None:
         """Take the part out. The last one of a multipart, and a whole mail, becomes an empty text instead."""
         parent = self.parent
@@ -398,7 +310,7 @@ class Part:
         return self._beside(entity, 1)
 
     def _beside(self, entity: bytes, offset: int) -> Part:
-        if self._whole:
+        if self.whole:
             self.wrap("mixed")
         parent = self.parent
         assert parent is not None
@@ -436,10 +348,10 @@ class Part:
         for name, said in {**more, "boundary": outer._boundary.decode()}.items():
             value = parameters.change(value, name.replace("_", "-"), said)
         field = write("Content-Type", value)
-        if self._whole:
+        if self.whole:
             outer._headers = self.headers
             outer._head, outer._start, outer._end, outer._gap = self._head, self._start, self._end, self._gap
-            inner = b"".join(outer._content_fields([field]))
+            inner = b"".join(outer.exchange_content([field]))
             self._headers, self._apart = Headers(inner, len(inner)), True
             self._head, self._start, self._end, self._gap = inner, 0, len(inner), len(inner)
         else:
@@ -476,7 +388,7 @@ class Part:
                 part._boundary = part._unused_boundary()
                 for child in part.parts:
                     child._lead = None
-                part._describe("content-type", "boundary", part._boundary.decode(), part.type)
+                part.describe("content-type", "boundary", part._boundary.decode(), part.type)
                 part._edited, part._tail = True, None
 
     # -- writing -----------------------------------------------------------------------------------------------------
@@ -497,7 +409,7 @@ class Part:
         source = self.outermost._head
         out = Layout(source)
         for field in self.headers.fields:
-            if not self._whole or field.name.startswith("content-"):
+            if not self.whole or field.name.startswith("content-"):
                 text = self.headers.text(field)
                 out.new(text if text.endswith(b"\r\n") else text + b"\r\n")
         self._write_content(out)
