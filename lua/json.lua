@@ -4,7 +4,7 @@ local K = ...
 local fail, type, pairs, tostring, format, concat = K.fail, type, pairs, tostring, string.format, table.concat
 local find, sub, gsub, byte, char, match = string.find, string.sub, string.gsub, string.byte, string.char, string.match
 local mathtype, tonumber, next, utf8char, utf8len, rawlen = math.type, tonumber, next, utf8.char, utf8.len, rawlen
-local getmetatable, metatable = getmetatable, debug.getmetatable
+local getmetatable, metatable, rawget, sort = getmetatable, debug.getmetatable, rawget, table.sort
 
 local J = { PLAIN = {} } -- PLAIN: a key of our objects' metatables, a function that gives what others are shown
 local DEEPEST = 16
@@ -45,9 +45,24 @@ local function shape(t) -- its length if it is a list, 0 if a table with names, 
   return (n == 0 or count == n) and n or nil
 end
 
+local function in_order(t)
+  local names, n = {}, 0
+  for name in next, t do
+    names[#names + 1] = name
+  end
+  sort(names)
+  return function()
+    n = n + 1
+    return names[n], names[n] and rawget(t, names[n])
+  end
+end
+
 local function named(t, out, path, deep)
-  local between = "{"
-  for key, value in next, t do
+  local between, each, of = "{", next, t
+  if public then -- the same table is the same text
+    each, of = in_order(t), nil
+  end
+  for key, value in each, of do
     out[#out + 1] = between .. text(key) .. ":"
     write(value, out, path, key, deep)
     between = ","

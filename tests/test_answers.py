@@ -118,6 +118,7 @@ local loop = {}
 loop.loop = loop
 assert(not pcall(json.encode, loop))
 assert(not pcall(json.encode, mail) and not pcall(json.encode, { mail.headers }))
+assert(json.encode({ b = 1, a = { d = 2, c = 3 }, aa = 4 }) == '{"a":{"c":3,"d":2},"aa":4,"b":1}', "in order")
 assert(json.encode({ mail.sender, all = nil }) == '["ann@example.com"]')
 mail.vars.tried = { 1, 2 }
 assert(json.encode(mail.vars) == '{"tried":[1,2]}' and json.encode({ mail.vars }) == '[{"tried":[1,2]}]')
