@@ -42,5 +42,6 @@ screen.expect("hello again")
 screen.expect("result")
 screen.sendcontrol("d")
 screen.expect(pexpect.EOF)
+screen.wait()  # close() would end it, before it has said how it ended
 screen.close()
 assert screen.exitstatus == 0

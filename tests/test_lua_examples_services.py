@@ -64,7 +64,7 @@ def test_antivirus_in_the_running_server(tmp_path: Path, antivirus: Bench) -> No
         assert refused.value.smtp_code == 451
         server.until(lambda: len(server.mails()) == 1, "the letter was not delivered")
         assert b"a letter" in server.mails()[0].read_bytes()
-        assert server.waiting() == 1  # the virus, held for a person
+        server.until(lambda: server.waiting() == 1, "more than the virus, held for a person, is in the spool")
         server.until(lambda: server.events("service_failed"), "the log says nothing of the broken database")
         (failed,) = server.events("service_failed")
         assert failed["service"] == "clamscan" and failed["reason"] == "exit code 2" and failed["mail"]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from fake_dns import FakeDns
+from receiving import PATIENCE
 
 from mta import settings
 from mta.message import address
@@ -66,7 +67,7 @@ def mta(place: Path, *words: str, said: str = "") -> subprocess.CompletedProcess
         input=textwrap.dedent(said),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=2 * PATIENCE,
         env=environment(place),
         check=False,
     )
@@ -271,7 +272,9 @@ def test_a_mail_of_the_spool(place: Path) -> None:
 
 def test_live_asks_the_real_name_servers(place: Path) -> None:
     with FakeDns({"real.example": {"TXT": ["live"]}}) as dns:
-        (place / "mta.toml").write_text(f'[server]\nname = "mx.example.test"\n[dns]\nservers = ["{dns.server}"]\n')
+        (place / "mta.toml").write_text(
+            f'[server]\nname = "mx.example.test"\n[dns]\nservers = ["{dns.server}"]\ntimeout = "{PATIENCE:g}s"\n'
+        )
         said = repl(
             place, "dns.lookup('real.example', 'TXT')\n:live on\ndns.lookup('real.example', 'TXT')\n:live off\n"
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from entities import content_of, with_content
+from receiving import PATIENCE
 from stalls import worst_stall
 
 from mta.message import openpgp, sequoia
@@ -58,7 +59,7 @@ def gpg(people: dict[str, Keys]) -> Iterator[Gpg]:
             (home / name).write_bytes(content)
         command = [str(home / a[1:]) if a.startswith("@") else a for a in arguments]
         head = ["gpg", "--homedir", str(home), "--batch", "--trust-model", "always", "--pinentry-mode", "loopback"]
-        done = subprocess.run([*head, *command], input=given, capture_output=True, timeout=60, check=False)
+        done = subprocess.run([*head, *command], input=given, capture_output=True, timeout=2 * PATIENCE, check=False)
         assert (done.returncode != 0) == fails, done.stderr.decode()
         return done.stdout
 

@@ -226,14 +226,17 @@ def test_the_wall_is_for_the_whole_stage(tmp_path: Path, watched: None) -> None:
 
 def test_whoever_waits_may_be_called_away(tmp_path: Path, watched: None) -> None:
     """The client is gone, or its deadline fires: the wait ends, Lua forgets it, the others go on."""
-    world = Collecting(Slowly(0.3))
-    bench = Bench(tmp_path, rule("mail.vars.n = 1 dns.lookup('x') return accept()"), world)
+    resolver = Slowly(together=21)
+    bench = Bench(tmp_path, rule("mail.vars.n = 1 dns.lookup('x') return accept()"), Collecting(resolver))
     txs = [mail_from(f"u{n}") for n in range(20)]
     waiting = [gevent.spawn(bench.rules.run, "rcpt", tx) for tx in txs]
-    gevent.sleep(0.01)
+    until(lambda: resolver.waiting == 20)
     for one in waiting[::2]:
-        one.kill(ValueError("gone"), block=False)
+        one.kill(block=False)
+    until(lambda: resolver.waiting == 10)
+    resolver.met.set()
     gevent.joinall(waiting)
+    assert all(isinstance(w.value, gevent.GreenletExit) for w in waiting[::2])
     assert all(w.value.kind == "accept" for w in waiting[1::2])
     assert INSIDE.depth == 0
     again = bench.rules.run("rcpt", txs[0])
@@ -311,9 +314,10 @@ def test_nobody_answers_for_python_after_the_mail(tmp_path: Path, watched: None)
       return accept()
     end)
     """
-    bench = Bench(tmp_path, main, Collecting(Slowly(5)))
+    resolver = Slowly(together=2)
+    bench = Bench(tmp_path, main, Collecting(resolver))
     waiting = gevent.spawn(bench.rules.run, "mail", mail_from("one", "mail"))
-    gevent.sleep(0.02)
+    until(lambda: resolver.waiting)
     waiting.kill()
     said = bench.rules.run("rcpt", mail_from("two"))
     assert said.kind == "accept", said
