@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from fake_dns import FakeDns
 from receiving import PATIENCE
+from test_trial import rule, trial
 
 from mta import settings
 from mta.message import address
@@ -106,6 +107,27 @@ def test_the_signature_below_the_line_is_that_of_the_call_one_is_in() -> None:
         assert found is not None
         assert found.signature == "mail.headers:get(name: string) -> string?"
     assert terminal.word_before("nothing(") is None
+
+
+def test_whatever_is_saved_is_seen_and_what_is_wrong_with_it_told_once(tmp_path: Path) -> None:
+    """Also a file that is older than the others, and one that is new."""
+    from mta.cli.lua.console import Console
+
+    wanted = settings.Rules(path=str(tmp_path / "rules"), domains=str(tmp_path / "domains"))
+    console, said = Console(settings.Settings(rules=wanted), trial(tmp_path, "")), list[str]()
+    console.say = said.append
+    console.line(":watch")
+    assert not console.look()
+    main = tmp_path / "rules" / "main.lua"
+    for text, when, told in [("on.rcpt(", 2, "unexpected"), (rule("rcpt", "return deny()"), 1, "deny")]:
+        main.write_text(text)
+        os.utime(main, (when, when))
+        assert console.look() and not console.look()
+        assert told in said[-1]
+    (tmp_path / "domains" / "example.test").mkdir(parents=True)
+    (tmp_path / "domains" / "example.test" / "incoming.lua").write_text("on.rcpt(")
+    assert console.look() and not console.look()
+    assert "domains/example.test/incoming.lua:1" in said[-1]
 
 
 # -- in a pipe --------------------------------------------------------------------------------------------------------

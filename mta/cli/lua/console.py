@@ -6,11 +6,12 @@ It knows no terminal: the REPL, a pipe and -e all hand it lines.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from mta import settings
 from mta.cli import telling
-from mta.cli.lua import costs, doc, explaining, given, made_up, saving, showing
+from mta.cli.lua import costs, doc, explaining, given, made_up, saving, showing, trying
 from mta.cli.telling import paint
 from mta.message.reply import Refused
 from mta.rules.engine.engine import RulesError
@@ -45,7 +46,7 @@ class Console:
         self.watching = False
         self.pending = ""  # the lines of a piece of Lua that is not complete
         self.file = ""  # the mail that was loaded
-        self._seen = 0.0
+        self._seen: dict[Path, tuple[int, int]] = {}  # the files that were loaded last, even in vain
 
     # -- lines -------------------------------------------------------------------------------------------------------
 
@@ -233,10 +234,11 @@ class Console:
                 return False
         except OSError:
             return False
-        stamp = max((path.stat().st_mtime for path in self.trial.rules.files if path.exists()), default=0.0)
-        if stamp == self._seen:
+        folders = (self.settings.rules.path, self.settings.rules.domains)
+        saved = trying.saved(path for folder in folders if folder for path in Path(folder).rglob("*.lua"))
+        if saved == self._seen:
             return False
-        self._seen = stamp
+        self._seen = saved
         try:
             self.trial.reload()
         except RulesError as error:

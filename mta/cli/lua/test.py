@@ -234,11 +234,4 @@ def stamps(given: argparse.Namespace) -> dict[Path, tuple[int, int]]:
     """When each test and rule was saved, and its size."""
     files = tests(given.path)
     folders = {Path(place) for path in files for place in [given.rules or nearest(path) or path.parent]}
-    found = {}
-    for one in {*files, *(one for folder in folders for one in folder.rglob("*.lua"))}:
-        try:
-            about = one.stat()
-        except OSError:  # an editor that saves by renaming is at it
-            continue
-        found[one] = (about.st_mtime_ns, about.st_size)
-    return found
+    return trying.saved({*files, *(one for folder in folders for one in folder.rglob("*.lua"))})

@@ -7,7 +7,7 @@ import dataclasses
 import datetime
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,18 @@ def _services(made: settings.Rules) -> set[str]:
         for path in Path(folder).rglob("*.lua") if folder else ():
             names |= set(re.findall(r"\bservice\s*\.\s*(\w+)", path.read_text("utf-8", "replace")))
     return names
+
+
+def saved(files: Iterable[Path]) -> dict[Path, tuple[int, int]]:
+    """When each file was saved, and its size."""
+    found = {}
+    for one in files:
+        try:
+            about = one.stat()
+        except OSError:  # an editor that saves by renaming is at it
+            continue
+        found[one] = (about.st_mtime_ns, about.st_size)
+    return found
 
 
 def loader(
