@@ -553,6 +553,21 @@ def test_what_delivery_changes_is_for_that_attempt_only_but_what_it_remembers_la
     assert b"X-To: later@far.test\r\n" in house.script.delivered[1][1]
 
 
+def test_nobody_hears_of_a_copy_that_fails(house: House) -> None:
+    no = Reply(550, "5.1.1", "No such mailbox")
+    house.script.says = {name: [no] for name in ("bob@far.test", "archive@far.test", "vault@far.test")}
+    both, alone = house.put("bob@far.test", "archive@far.test"), house.put("vault@far.test")
+    for id in (both, alone):
+        house.spool.mails[id][0].recipients[-1].notify = "never"
+    house.run()
+    assert {line["recipient"] for line in house.told("failed")} == set(house.script.says)
+    (bounced,), (dropped,) = house.told("bounced"), house.told("dropped")
+    assert bounced["mail"] == both and bounced["recipients"] == ["bob@far.test"]
+    assert dropped["mail"] == alone and "of which the sender is not told" in dropped["reason"]
+    (about,) = [raw for name, raw in house.script.delivered if name == "ann@far.test"]
+    assert b"bob@far.test" in about and b"archive" not in about and b"vault" not in about
+
+
 def test_faccept_ends_all_later_stages(house: House) -> None:
     rules = ruled(house, postq=lambda t: Verdict("faccept", rule="r", where="main.lua:1"), delivery=lambda t: 1 / 0)  # type: ignore[arg-type]
     house.put("bob@far.test")

@@ -13,6 +13,7 @@ from rules_kit import Bench, rule
 
 from mta.message.address import NULL, Address
 from mta.rules.transaction import Transaction
+from mta.rules.words.envelope import taken
 
 HELLO = ("EHLO me.example", "MAIL FROM:<ann@example.com>")
 CONTENT = b"From: Ann <ann@example.com>\r\nTo: You <you@example.test>\r\nSubject: hi\r\n\r\nhello\r\n.\r\n"
@@ -43,6 +44,25 @@ def test_the_words(tmp_path: Path) -> None:
     assert tx.edited and tx.sender == Address("Bounces+1", "example.test")
     assert tx.recipients == [Address("odd one", "example.test")]
     assert tx.originals == {Address("odd one", "example.test"): Address("you", "example.test")}
+
+
+def test_a_copy_nobody_hears_of(tmp_path: Path) -> None:
+    tx = changed(
+        tmp_path,
+        """
+        assert(mail:bcc("archive@example.test") and not mail:bcc("archive@example.test"))
+        assert(not mail:bcc("you@example.test"), "who has it already is no secret")
+        assert(mail:bcc("old@example.test") and mail:replace_recipient("old@example.test", "new@example.test"))
+        assert(mail:bcc("once@example.test") and mail:remove_recipient("once@example.test"))
+        assert(mail:add_recipient("once@example.test"))""",
+    ).tx
+    told = {str(one.address): one.notify for one in taken(tx, [])}
+    assert told == {
+        "you@example.test": "",
+        "archive@example.test": "never",
+        "new@example.test": "never",
+        "once@example.test": "",
+    }
 
 
 def test_replacing_with_one_that_is_there_already(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ end)
 on.preq("the shop", function(mail)
   if mail.headers:get("From") and mail.headers:addresses("From")[1].local_part == "shop" then
     mail.headers:set_addresses("Reply-To", { "Example Shop <tickets@example.test>" })
-    mail:add_recipient("archive@example.test")
+    mail:bcc("archive@example.test")
     mail.headers:prepend("X-Archived", "yes")
   end
 end)

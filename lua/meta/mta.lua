@@ -587,14 +587,23 @@ local mta_known_mail_to_postq = {}
 ---@return boolean
 function mta_known_mail_to_postq:set_sender(address) end
 
----Add a recipient whom the header need not name (a Bcc); false if the mail has that one already. (At mail to postq.)
+---Add a recipient, whom the header need not name; false if the mail has that one already. (At mail to postq.)
 ---```lua
----mail:add_recipient("archive@example.test")
+---mail:add_recipient("me@example.test")
 ---assert(#mail.recipients == 2)
 ---```
 ---@param address mta.text
 ---@return boolean
 function mta_known_mail_to_postq:add_recipient(address) end
+
+---The same for a copy of which nobody is to hear: when it cannot be delivered the log tells, but no bounce. (At mail to postq.)
+---```lua
+---mail:bcc("archive@example.test")
+---assert(#mail.recipients == 2)
+---```
+---@param address mta.text
+---@return boolean
+function mta_known_mail_to_postq:bcc(address) end
 
 ---Take a recipient out; false if there was none. The client is told nothing. A mail that is left without any is thrown away. (At mail to postq.)
 ---```lua

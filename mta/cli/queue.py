@@ -303,6 +303,8 @@ def _recipient(one: dict[str, Any]) -> str:
     text = str(one["address"])
     if one.get("route"):
         text += f" by {one['route']}"
+    if one.get("notify") == "never":
+        text += " (the sender is not told of it)"
     if one.get("until", 0) > time.time():
         text += f": {_held(one)}"
     return text + (f": {one['reply']}" if one.get("reply") else "")

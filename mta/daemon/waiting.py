@@ -40,6 +40,8 @@ def _recipient(recipient: Recipient) -> dict[str, Any]:
         told["route"] = str(recipient.route)
     if recipient.until:
         told["until"], told["until_by"] = recipient.until, recipient.until_by
+    if recipient.notify:
+        told["notify"] = recipient.notify
     return told
 
 

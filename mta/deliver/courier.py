@@ -366,14 +366,17 @@ class Courier:
             return []
         failures = [failure for failure, _, _ in outcome.failures]
         recipients = [str(failure.recipient.address) for failure in failures]
-        if not envelope.sender:
+        told = [failure for failure in failures if failure.recipient.heard]
+        if not envelope.sender or not told:
             self.counts["dropped"] += 1
-            reason = f"it has the null sender, whom nobody can tell: {failures[0].reply}"
+            why = "it has the null sender, whom nobody can tell" if told else "a copy of which the sender is not told"
+            reason = f"{why}: {failures[0].reply}"
             log.event("dropped", mail=envelope.id, sender=envelope.sender.shown, recipients=recipients, reason=reason)
             return []
         id = ids.mail(self._ids.session(), 1)
         direction = "outgoing" if self._domains.find(envelope.sender.domain) is None else "internal"
-        about = bounce.make(envelope, message, failures, server=self._server, id=id, now=now)
+        about = bounce.make(envelope, message, told, server=self._server, id=id, now=now)
+        recipients = [str(failure.recipient.address) for failure in told]
         self.counts["bounced"] += 1
         log.event("bounced", mail=envelope.id, bounce=id, sender=envelope.sender.shown, recipients=recipients)
         return [Mail(bounce.envelope_of(envelope, id=id, now=now, direction=direction), about)]

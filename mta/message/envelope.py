@@ -52,6 +52,12 @@ class Recipient(msgspec.Struct, omit_defaults=True):
     reply: str = ""  # what the last attempt was answered
     until: float = 0.0  # a rule holds this one until then, whatever becomes of the others
     until_by: str = ""  # that rule, and where it stands
+    notify: str = ""  # "never": the sender is not told what becomes of this one (RFC 3461 4.1)
+
+    @property
+    def heard(self) -> bool:
+        """Whether the sender is told."""
+        return self.notify != "never"
 
 
 class Envelope(msgspec.Struct, omit_defaults=True):

@@ -63,8 +63,9 @@ class Copies:
         taken = [copy for copy in copies if copy.no is None]
         kept = [copy for copy in taken if self.arrival.decide(copy.envelope, copy.fate, copy.scope)]
         bounces = [self.bounce(copy, no.reply) for copy, no in denied]
-        if kept or bounces:
-            self.arrival.door.spool.commit(add=[Mail(copy.envelope, copy.message) for copy in kept] + bounces)
+        add = [Mail(copy.envelope, copy.message) for copy in kept] + [mail for mail in bounces if mail is not None]
+        if add:
+            self.arrival.door.spool.commit(add=add)
         reply = next((copy.said for copy in kept if copy.said is not None and copy.said.positive), None)
         reply = reply or replies.kept(*(copy.envelope.id for copy in kept or taken))
         stored = {copy.envelope.id for copy in kept}
@@ -74,7 +75,7 @@ class Copies:
             if here:
                 postponed(copy.envelope, copy.held, self.session.id)
         for (copy, no), mail in zip(denied, bounces, strict=True):
-            self.told(copy.envelope, no, mail.envelope.id)
+            self.told(copy.envelope, no, mail.envelope.id if mail is not None else "")
         return reply
 
     # -- preq ---------------------------------------------------------------------------------------------------------
@@ -126,10 +127,13 @@ class Copies:
 
     # -- what was denied ----------------------------------------------------------------------------------------------
 
-    def bounce(self, copy: Copy, reply: Reply) -> Mail:
-        """The mail that tells the sender which recipients do not get it, and why."""
-        envelope, settings, id = copy.envelope, self.arrival.door.settings, self.number()
-        failures = [Failure(recipient, reply) for recipient in envelope.recipients]
+    def bounce(self, copy: Copy, reply: Reply) -> Mail | None:
+        """The mail that tells the sender which recipients do not get it, and why; None if nobody is to hear of them."""
+        envelope = copy.envelope
+        failures = [Failure(recipient, reply) for recipient in envelope.recipients if recipient.heard]
+        if not failures:
+            return None
+        settings, id = self.arrival.door.settings, self.number()
         about = bounce.make(envelope, copy.message, failures, server=settings.server.name, id=id, now=envelope.arrived)
         ours = self.arrival.door.domains.find(envelope.sender.domain) is not None
         own = bounce.envelope_of(envelope, id=id, now=envelope.arrived, direction="internal" if ours else "outgoing")
@@ -151,4 +155,6 @@ class Copies:
                 rule=no.rule,
                 where=no.where,
             )
-        log.event("bounced", mail=envelope.id, bounce=bounce, sender=envelope.sender.shown, recipients=names)
+        if bounce:
+            names = [str(recipient.address) for recipient in envelope.recipients if recipient.heard]
+            log.event("bounced", mail=envelope.id, bounce=bounce, sender=envelope.sender.shown, recipients=names)

@@ -75,7 +75,8 @@ class Transaction:
 
     `file` is that of a domain, whose rules speak after main.lua's, as rules.folders names it; "": there is none.
 
-    `edited`: a rule changed the sender or the recipients; `originals` are the addresses it replaced, by the new ones.
+    `edited`: a rule changed the sender or the recipients; `originals` are the addresses it replaced, by the new ones,
+    `silent` those of whom the sender hears nothing.
     At rcpt a rule may also replace `recipient`, or take it out (None).
 
     `early`: what rules did to the header before there was one; whoever has the content does it then, by `put`.
@@ -86,7 +87,7 @@ class Transaction:
     __slots__ = (
         "_given", "_logged", "_standing", "alone", "client", "credentials", "decided", "early", "edited", "file",
         "helo", "listener", "mail_id", "message", "origin", "originals", "parts", "recipient", "recipients", "relay",
-        "rules", "sender", "server", "session", "side", "trace", "tracing", "trusted", "user", "vars", "ways",
+        "rules", "sender", "server", "session", "side", "silent", "trace", "tracing", "trusted", "user", "vars", "ways",
     )  # fmt: skip
 
     def __init__(
@@ -109,6 +110,7 @@ class Transaction:
         self.recipient: Address | None = None
         self.recipients: list[Address] = []
         self.originals: dict[Address, Address] = {}
+        self.silent: frozenset[Address] = frozenset()
         self.message: Message | None = None
         self.parts: Parts | None = None  # those rules hold
         self.vars: Vars = {}
@@ -189,7 +191,7 @@ class Transaction:
         """One of the mails this one is split into, for some of its recipients; it has a copy of all that was said."""
         new = self.mail(mail_id)
         new.origin, new.sender, new.recipients = self.mail_id, self.sender, recipients
-        new.originals = dict(self.originals)
+        new.originals, new.silent = dict(self.originals), self.silent
         new.ways = None if self.ways is None else self.ways.copy()
         return new
 

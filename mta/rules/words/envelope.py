@@ -23,7 +23,11 @@ MOST = 2000  # recipients to which rules may add others
 def taken(tx: Transaction, known: Sequence[Recipient]) -> list[Recipient]:
     """The recipients as rules left them; those known before keep what is known of them."""
     before = {recipient.address: recipient for recipient in known}
-    return [before.get(one) or Recipient(one, tx.originals.get(one)) for one in tx.recipients]
+    return [before.get(one) or _new(tx, one) for one in tx.recipients]
+
+
+def _new(tx: Transaction, address: Address) -> Recipient:
+    return Recipient(address, tx.originals.get(address), notify="never" if address in tx.silent else "")
 
 
 def _read(text: str) -> Address:
@@ -53,14 +57,20 @@ def _set_sender(tx: Transaction, number: int, text: str) -> Tagged:
     return _edited(tx, True)
 
 
-def _add(tx: Transaction, number: int, text: str) -> Tagged:
+def _add(tx: Transaction, number: int, text: str, *, silent: bool = False) -> Tagged:
     new = _read(text)
     if any(_same(one, new) for one in [*tx.recipients, tx.recipient]):
         return _edited(tx, False)
     if len(tx.recipients) >= MOST:
         raise ValueError(f"the mail has {MOST} recipients")
     tx.recipients.append(new)
+    if silent or tx.silent:
+        tx.silent = tx.silent | {new} if silent else tx.silent - {new}
     return _edited(tx, True)
+
+
+def _bcc(tx: Transaction, number: int, text: str) -> Tagged:
+    return _add(tx, number, text, silent=True)
 
 
 def _remove(tx: Transaction, number: int, text: str) -> Tagged:
@@ -85,6 +95,8 @@ def _replace(tx: Transaction, number: int, old: str, new: str) -> Tagged:
         if _same(known, gone):
             there = True
             tx.originals.setdefault(come, tx.originals.get(known, known))
+            if known in tx.silent:
+                tx.silent |= {come}
             if _same(tx.recipient, gone):
                 tx.recipient = come
             if any(_same(other, come) for other in tx.recipients):
@@ -106,9 +118,15 @@ ENVELOPE_WORDS: list[Declared] = [
     ),
     light(
         "mail:add_recipient(address: string) -> boolean",
-        "Add a recipient whom the header need not name (a Bcc); false if the mail has that one already.",
-        'mail:add_recipient("archive@example.test")\nassert(#mail.recipients == 2)',
+        "Add a recipient, whom the header need not name; false if the mail has that one already.",
+        'mail:add_recipient("me@example.test")\nassert(#mail.recipients == 2)',
         _add,
+    ),
+    light(
+        "mail:bcc(address: string) -> boolean",
+        "The same for a copy of which nobody is to hear: when it cannot be delivered the log tells, but no bounce.",
+        'mail:bcc("archive@example.test")\nassert(#mail.recipients == 2)',
+        _bcc,
     ),
     light(
         "mail:remove_recipient(address: string) -> boolean",
