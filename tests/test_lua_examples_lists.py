@@ -100,3 +100,4 @@ def test_blocklist(ask: Ask) -> None:
     assert told.kind == "reply" and str(told.reply) == "450 4.7.1 Please use port 587"
     assert ask("mail").kind == "next"
     assert ask("preq", subject="Cheap V1agra!").folder == "words" and ask("preq").kind == "next"
+    assert ask("preq", subject="=?utf-8?b?Q2hlYXAgVjFhZ3JhIQ==?=").folder == "words", "encoding it hides nothing"

@@ -25,7 +25,7 @@ on.mail("told what to do", function(mail)
 end)
 
 on.preq("words in the subject", function(mail)
-  local subject = mail.headers:get("Subject") or ""
+  local subject = mail.headers:text("Subject") or ""
   if regex.matches(subject, [[(?i)\b(v[i1]agra|c[i1]al[i1]s)\b]]) then
     return quarantine("words")
   end
