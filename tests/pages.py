@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,14 @@ class Playground(Server):
             )
         self.until(lambda: self.status().get("state") == "serving", "it did not start")
         return self
+
+    def saved(self, commands: str) -> str:
+        """As `shell`, for commands that save rules: nobody looks before all is written, as few would see in time."""
+        self.signal(signal.SIGSTOP)
+        try:
+            return self.shell(commands)
+        finally:
+            self.signal(signal.SIGCONT)
 
     def shell(self, commands: str) -> str:
         """What the commands print, on both ways out, in the order they print it."""

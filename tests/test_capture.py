@@ -39,7 +39,7 @@ def captures(folder: Path) -> list[dict[str, Any]]:
 
 def test_the_server_writes_what_a_session_was(tmp_path: Path) -> None:
     with FakeDns({"b.test": {"MX": ["10 mx.b.test."]}}) as dns:
-        config = f'[capture]\nsample = 1.0\n\n[dns]\nservers = ["{dns.server}"]\n'
+        config = f'[capture]\nsample = 1.0\n\n[dns]\ntimeout = "1m"\nservers = ["{dns.server}"]\n'
         with Server(tmp_path, config, RULES) as server:
             with server.smtp() as client:
                 client.ehlo("client.b.test")

@@ -18,6 +18,7 @@ import pytest
 from commands import mta
 from daemon import PATIENCE, Server, free_ports
 from fake_smtp import FakeSmtp
+from receiving import until
 from timing import of_programs, slowness
 
 from mta import __main__ as program
@@ -113,7 +114,13 @@ def test_output_that_goes_nowhere(words: list[str], tmp_path: Path) -> None:
         (f"{line} >&-", 0, ""),
     ):
         done = subprocess.run(
-            ["bash", "-c", script], check=False, cwd=tmp_path, env=here, capture_output=True, text=True, timeout=60
+            ["bash", "-c", script],
+            check=False,
+            cwd=tmp_path,
+            env=here,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
         )
         assert done.returncode == code, (script, done.stderr)
         assert done.stderr == (f"mta: {told}\n" if code else ""), script
@@ -133,6 +140,16 @@ def test_any_locale(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, '"\\xfc\\u2014"\n', "")
+
+
+def waits(pid: int, looks: int = 8) -> bool:
+    """Whether a process sleeps, and has done nothing meanwhile."""
+    seen = set()
+    for _ in range(looks):
+        state, *_, user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:13]
+        seen.add((state, user, system))
+        time.sleep(0.03)
+    return len(seen) == 1 and seen.pop()[0] == "S"
 
 
 @pytest.mark.parametrize("words", [["log", "-f"], ["lua", "repl"], ["lua", "test", "--watch"]], ids=" ".join)
@@ -155,7 +172,7 @@ def test_ctrl_c_is_quiet(words: list[str], tmp_path: Path) -> None:
             program.stdin.write(b"1+1\n")
             program.stdin.flush()
         assert program.stdout.readline()
-        time.sleep(0.3)  # it has said its first line, and waits for more
+        until(lambda: waits(program.pid))  # it has said its first line, and waits for more
         program.send_signal(signal.SIGINT)
         assert program.wait(PATIENCE) in (0, 130)
         assert program.stderr.read() == b""
@@ -261,11 +278,11 @@ def test_dev_from_the_first_line_to_the_refusal(tmp_path: Path) -> None:
         server.until(server.mails, "no mail")
         assert "Subject: hi" in server.mails()[0].read_text()
 
-        rules = server.folder / "rules" / "main.lua"
-        rules.write_text('on.preq("no hi", function(mail) return deny("550 5.7.1 Not hi again") end)\n')
+        server.rules('on.preq("no hi", function(mail) return deny("550 5.7.1 Not hi again") end)\n')
         server.until(lambda: server.events("reloaded"), "it did not notice")
         said = mta(*words, cwd=tmp_path, code=1)
         assert "550" in said and "no hi" in said and "main.lua:1" in said
+        server.until(lambda: server.events("refused"), "its line is not in the log")
         (refused,) = [
             json.loads(line) for line in mta("log", "--json", "--event", "refused", cwd=tmp_path).splitlines()
         ]
@@ -303,17 +320,16 @@ def test_send_and_queue_and_status(tmp_path: Path) -> None:
         said = server.mta("send", "--to", "a@here.test", "--to", "b@away.test", "--from", "", "--subject", "héllo")
         assert said.startswith("accepted: 250 2.0.0 Kept as ")
         server.until(lambda: server.mails() and "Connection refused" in server.mta("queue"), "it was not tried")
+        (mail,) = server.queue()
         (line,) = server.mta("queue", "list").splitlines()
         name, _, _, tries, sender, recipients, why = line.split("\t")
         assert said.strip().endswith(name)
         assert (tries, sender, recipients) == ("1", "<>", "b@away.test")
         assert why.startswith("4")
-        (mail,) = [json.loads(line) for line in server.mta("queue", "list", "--json").splitlines()]
         assert mail["recipients"][0]["address"] == "b@away.test"
         assert mail["next_try"] > mail["arrived"]
 
-        refused = server.mta("send", "--to", "x@elsewhere.test", "--from", "", "--helo", "h", code=None)
-        assert "accepted" in refused or "refused" in refused
+        assert "accepted" in server.mta("send", "--to", "x@elsewhere.test", "--from", "", "--helo", "h")
 
         (tmp_path / "raw.eml").write_bytes(b"Subject: raw\n\n.a line with a dot\n")
         server.mta("send", "--to", "c@here.test", "--eml", str(tmp_path / "raw.eml"), "-q")
@@ -323,7 +339,7 @@ def test_send_and_queue_and_status(tmp_path: Path) -> None:
         told = server.mta("status")
         assert f"127.0.0.1:{server.port} (relay)" in told
         rows = [line.split("\t") for line in told.splitlines() if line.startswith("worker ")]
-        assert sum(int(row[5]) for row in rows) >= 2
+        assert sum(int(row[5]) for row in rows) == 3
         assert json.loads(server.mta("status", "--json"))["state"] == "serving"
         assert f"stopped (pid {server.status()['pid']})" in server.mta("stop")
         assert server.ended() == 0

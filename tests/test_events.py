@@ -29,5 +29,5 @@ def test_the_rules_version_is_in_the_log_at_the_start_and_after_a_reload(tmp_pat
         assert first != second
         server.rules("this is no Lua\n")
         server.reload(code=1)
-        assert len(server.events("rules_loaded")) == 4
-        assert server.events("reload_failed")
+    assert len(server.events("rules_loaded")) == 4
+    assert server.events("reload_failed")

@@ -42,7 +42,7 @@ on.postq("aside", function(mail)
   if mail.vars.marked == "odd" then return quarantine("odd") end
 end)
 on.delivery("not there", function(mail)
-  if mail.recipient and mail.recipient.domain == "other.test" then return defer("451 4.7.1 Not yet") end
+  if mail.recipients[1].domain == "other.test" then return defer("451 4.7.1 Not yet") end
 end)
 """
 
@@ -51,14 +51,15 @@ on.postq("aside", function(mail)
   if mail.headers:get("Subject") == "odd" then return quarantine("strange") end
 end)
 on.delivery("nowhere", function(mail)
-  if mail.recipient.domain == "demo.test" then return deny("550 5.7.1 Nowhere") end
+  if mail.recipients[1].domain == "demo.test" then return deny("550 5.7.1 Nowhere") end
 end)
 """
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
-    """What stands beside the captures."""
-    return [json.loads(line) for path in sorted(folder.glob("*.queue")) for line in path.read_text().splitlines()]
+    """What stands beside the captures; of a line that is being written one may see a half."""
+    texts = [path.read_text("utf-8").rpartition("\n")[0] for path in sorted(folder.glob("*.queue"))]
+    return [json.loads(line) for text in texts for line in text.splitlines()]
 
 
 def sent(server: Server, subject: str, *to: str) -> None:

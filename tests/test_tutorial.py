@@ -46,10 +46,12 @@ def reloads(server: Playground) -> int:
 
 def take(server: Playground, first: str, step: Step, last: str) -> str:
     """Do a step as its reader would. Returns what was said; raises AssertionError when a line is missing."""
+    server.until(lambda: server.waiting() == 0, "what was sent is not delivered")  # a reader takes his time
     before, until = reloads(server), time.monotonic() + PATIENCE
     commands = re.sub(r"\bID$", last, step.commands)
+    do = server.saved if RULES in step.commands else server.shell
     while True:
-        said = server.shell(f"{first}\n{commands}")
+        said = do(f"{first}\n{commands}")
         line = missing(step.shown, said)
         if not line or not step.commands.startswith(LOOKS) or time.monotonic() > until:
             break

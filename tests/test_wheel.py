@@ -132,7 +132,7 @@ def test_the_demo(installed: Path, tmp_path: Path) -> None:
         until(lambda: list(folder.glob("Maildir/new/*")), "the mail in the Maildir")
         (mail,) = folder.glob("Maildir/new/*")
         assert b"Subject: hi\n" in mail.read_bytes()
-        assert "accepted" in run(mta, "log", cwd=tmp_path)
+        until(lambda: "accepted" in run(mta, "log", cwd=tmp_path), "its line in the log")
         rules = 'on.rcpt("not today", function(mail) return deny("550 5.7.1 Come tomorrow") end)\n'
         (folder / "rules" / "main.lua").write_text(rules)
         again = [mta, "send", "--to", "you@demo.test", "--subject", "hi"]

@@ -50,7 +50,7 @@ def mail(server: Server, to: str = "you@demo.test", subject: str = "hi") -> str:
 def test_a_mail_that_was_delivered(tmp_path: Path) -> None:
     with Server(tmp_path, "", RULES) as server:
         id = mail(server)
-        server.until(lambda: server.events("delivered"), "it was not delivered")
+        server.until(lambda: server.events("delivered") and not server.queue(), "it was not delivered")
         told = server.mta("why", id)
         record = json.loads(server.mta("why", id, "--json"))
     assert f"mail {id}\n" in told
@@ -68,6 +68,7 @@ def test_a_refusal_by_the_id_its_client_saw(tmp_path: Path) -> None:
             client.ehlo("me.test")
             client.mail("a@b.test")
             reply = client.rcpt("archive@demo.test")
+        server.until(lambda: server.events("refused"), "it is not in the log")
         told = server.mta("why", f"({id_of(reply)})")
         session = server.mta("why", id_of(reply).partition(".")[0])
     for text in (told, session):
@@ -87,6 +88,7 @@ def test_a_refused_mail_is_found_by_its_recipients(tmp_path: Path) -> None:
             client.rcpt("me@demo.test")
             code, _ = client.rcpt("<>")
             reply = client.data(b"Subject: x\r\n\r\nhello\r\n")
+        server.until(lambda: len(server.events("refused")) == 2, "it is not in the log")
         told = server.mta("why", id_of(reply))
         found = server.mta("log", "me@demo.test")
         syntax, refused = server.events("refused")
@@ -99,6 +101,7 @@ def test_a_refused_mail_is_found_by_its_recipients(tmp_path: Path) -> None:
 def test_at_level_debug_every_rule_is_told(tmp_path: Path) -> None:
     with Server(tmp_path, '[log]\nlevel = "debug"\n', RULES) as server:
         id = mail(server, subject="odd")
+        server.until(lambda: server.events("accepted"), "it is not in the log")
         told = server.mta("why", id)
         judged = [e for e in json.loads(server.mta("why", id, "--json"))["events"] if e["event"] == "judged"]
     assert [(event["stage"], [rule[:3] for rule in event["rules"]]) for event in judged] == [
@@ -120,7 +123,9 @@ def test_a_mail_that_waits_also_without_a_server(tmp_path: Path) -> None:
         config = f'[queue]\nretry = ["1h"]\n\n[route."far.test"]\nhost = "{other.host}"\n' + OURS
         with Server(tmp_path, config, "") as server:
             id = mail(server, "x@far.test")
-            server.until(lambda: server.events("deferred"), "it was not tried")
+            server.until(
+                lambda: server.events("deferred") and [m["attempts"] for m in server.queue()] == [1], "it was not tried"
+            )
             running = server.mta("why", id)
             record = json.loads(server.mta("why", id, "--json"))
         resting = server.mta("why", id)
