@@ -66,6 +66,33 @@ def test_silence_is_counted_from_the_last_sign_of_life() -> None:
     there.close()
 
 
+WAITS = """
+import signal
+from mta.daemon import signals
+signal.pthread_sigmask(signal.SIG_BLOCK, signals.BLOCKED)
+while True:
+    print(signals.wait(0.05), flush=True)
+"""
+
+
+def test_who_was_stopped_while_it_waited_hears_no_signal_that_nobody_sent() -> None:
+    """The server that is paused with its machine would end when that goes on."""
+    with subprocess.Popen([sys.executable, "-c", WAITS], stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        heard = [program.stdout.readline()]
+        for _ in range(5):
+            program.send_signal(signal.SIGSTOP)
+            time.sleep(0.1)  # longer than it waits
+            program.send_signal(signal.SIGCONT)
+            heard += [program.stdout.readline() for _ in range(3)]
+        assert set(heard) == {"0\n"}
+        program.send_signal(signal.SIGTERM)
+        while heard[-1] == "0\n":
+            heard.append(program.stdout.readline())
+        program.kill()
+    assert heard[-1] == f"{signal.SIGTERM:d}\n"
+
+
 def test_messages_keep_their_borders_and_an_end_is_noticed() -> None:
     here, there = channel.pair()
     assert here.take() is None

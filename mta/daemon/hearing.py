@@ -13,13 +13,12 @@ from gevent import get_hub
 from gevent.server import StreamServer
 
 from mta import log, settings
-from mta.daemon import logs
+from mta.daemon import logs, signals
 from mta.daemon.channel import Channel, Ended
 from mta.daemon.control import Near
 from mta.net import calls
 
 PULSE = 0.2  # seconds
-SIGNALS = {signal.SIGCHLD, signal.SIGIO, signal.SIGHUP, signal.SIGTERM, signal.SIGINT}
 
 
 def begin(told: settings.Log, beat: Callable[[], None], on_term: Callable[[], None]) -> None:
@@ -28,7 +27,7 @@ def begin(told: settings.Log, beat: Callable[[], None], on_term: Callable[[], No
     for number in (signal.SIGHUP, signal.SIGINT):  # a terminal sends them to everybody; the master decides
         signal.signal(number, signal.SIG_IGN)
     gevent.signal_handler(signal.SIGTERM, on_term)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.BLOCKED)
     logs.in_child(told)
     pulse = get_hub().loop.timer(PULSE, PULSE)
     pulse.start(beat)

@@ -1,7 +1,7 @@
 """The master: binds the sockets, makes the processes, keeps them alive, changes them without losing a connection.
 
-It has no event loop and runs no code of the mail path: it sleeps in sigtimedwait, wakes for signals (a message of a
-child arrives as SIGIO) or a few times a second, and looks at everything. Nothing here may block or raise.
+It has no event loop and runs no code of the mail path: it sleeps, wakes for signals (a message of a child arrives as
+SIGIO) or a few times a second, and looks at everything. Nothing here may block or raise.
 
 ==========  ===================================  =======================================================
 state       what the children do                 leaves it
@@ -30,7 +30,7 @@ from typing import Any, NoReturn
 
 import mta
 from mta import config as configuration
-from mta.daemon import channel, logs, privileges, registry, systemd, worker
+from mta.daemon import channel, logs, privileges, registry, signals, systemd, worker
 from mta.daemon.child import Child, Pulses
 from mta.daemon.generation import Ages, Generation, certificates, contexts
 from mta.daemon.listening import ListenError, Listening
@@ -42,7 +42,6 @@ from mta.log import log, tell
 from mta.net import folders
 from mta.settings import Settings
 
-SIGNALS = {signal.SIGCHLD, signal.SIGIO, signal.SIGHUP, signal.SIGTERM, signal.SIGINT}
 TICK = 0.25  # seconds between two looks when nothing happens
 REGISTRY = -1
 
@@ -79,7 +78,7 @@ class Master:
 
     def run(self) -> int:
         """Serve until told to stop; the exit code. Raises StartError."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals.BLOCKED)
         signal.signal(signal.SIGIO, lambda *_: None)  # its default is death, should a library have started a thread
         self._open()
         self.fork(REGISTRY, self.generation, "")
@@ -141,13 +140,13 @@ class Master:
                 log.bug(error)
 
     def _wait(self) -> None:
-        about = signal.sigtimedwait(SIGNALS, TICK)
-        while about:
-            if about.si_signo in (signal.SIGTERM, signal.SIGINT):
-                self.stop(signal.Signals(about.si_signo).name)
-            elif about.si_signo == signal.SIGHUP:
+        number = signals.wait(TICK)
+        while number:
+            if number in (signal.SIGTERM, signal.SIGINT):
+                self.stop(signal.Signals(number).name)
+            elif number == signal.SIGHUP:
                 self.reloads.ask(None)
-            about = signal.sigtimedwait(SIGNALS, 0)
+            number = signals.wait(0)
 
     def _reap(self) -> None:
         while self.children:
