@@ -24,6 +24,7 @@ from types import TracebackType
 
 _SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN
 _NO_LOG_FLUSH = 2
+TRIES, PAUSE = 600, 0.1  # a minute for what takes a moment, but for busy machines
 
 
 def why_not() -> str:
@@ -81,18 +82,18 @@ class Machine:
         self._mount()
 
     def _mount(self) -> None:
-        _run("mount", "-o", "loop", str(self._image), str(self.path), tries=50)
+        _run("mount", "-o", "loop", str(self._image), str(self.path), tries=TRIES)
         self._mounted = True
 
     def _unmount(self) -> None:
         if self._mounted:
-            _run("umount", str(self.path), tries=50)
+            _run("umount", str(self.path), tries=TRIES)
             self._mounted = False
-        for _ in range(200):  # the loop device goes a little later, and with it the old file system's memory
+        for _ in range(TRIES):  # the loop device goes a little later, and with it the old file system's memory
             found = subprocess.run(["losetup", "-j", str(self._image)], capture_output=True, text=True, check=False)
             if not found.stdout.strip():
                 return
-            time.sleep(0.05)
+            time.sleep(PAUSE)
         raise RuntimeError(f"the loop device of {self._image} does not go away")
 
     def __exit__(
@@ -114,5 +115,5 @@ def _run(*command: str, tries: int = 1) -> None:
         if done.returncode == 0:
             return
         if left:
-            time.sleep(0.1)
+            time.sleep(PAUSE)
     raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.returncode}")

@@ -77,9 +77,8 @@ def cuts(tmp_path: Path, count: int, sync: str) -> tuple[int, list[str], list[st
             acknowledged += len(added)
             alive.update((id, size) for id, size in added.items() if id not in begun)
             spool = JournalSpool(Settings(path=str(path), segment=1 << 20, min_free=0), f"reader{n}")
-            for folder in list(path.iterdir()):
-                if folder.name != f"reader{n}":
-                    spool.adopt(str(folder))
+            for folder in [each for each in path.iterdir() if each.is_dir() and each.name != f"reader{n}"]:
+                assert spool.adopt(str(folder))
             there = {e.id for e in spool.find()}
             back += sorted(there & dropped)
             for id, size in alive.items():

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gevent
 import pytest
+from receiving import until
 
 from mta.message.address import Address
 from mta.message.envelope import Envelope, Recipient
@@ -173,12 +175,13 @@ def work(disk: Virtual, seed: int, commits: int, fail: Callable[[str, str], Any]
             gevent.sleep(0)
 
     gevent.joinall([gevent.spawn(live, commits // 4) for _ in range(4)], raise_error=True)
-    for _ in range(200):  # let it tidy up
-        if not spool._keeper._running:
-            break
-        gevent.sleep(0.005)
+    until(partial(tidy, spool))
     disk.fail = None
     return spool
+
+
+def tidy(spool: JournalSpool) -> bool:
+    return not spool._keeper._running
 
 
 @pytest.fixture(autouse=True)
@@ -282,10 +285,7 @@ def adoptions(seed: int, commits: int, every: int, inner: int) -> None:
             version = there[id]
             assert version is not None
             ledger.commit(spool, settle={id: None}, before={id: version[1]})
-        for _ in range(100):
-            if not spool._keeper._running:
-                break
-            gevent.sleep(0.002)
+        until(partial(tidy, spool))
         spool._batch.close()
         for again in states(disk, dice, subsets=1, every=inner):
             known: dict[str, list[Version]] = {id: [version] for id, version in there.items()}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import gevent
 import pytest
-from daemon import Server, free_ports
+from daemon import PATIENCE, Server, free_ports
 
 from .ledger import Ledger, delivered
 from .power_cut import Machine, why_not
@@ -54,7 +54,7 @@ def test_nothing_acknowledged_is_missing_after_ten_power_cuts(tmp_path: Path) ->
             for note in folder.rglob("in-hand"):  # written by another boot, a server after a power cut does not heed it
                 note.unlink()
         with Server(folder, config) as server:
-            server.until(lambda: server.waiting() == 0, "the queue did not get empty")
+            server.until(lambda: server.waiting() == 0, "the queue did not get empty", 10 * PATIENCE)
             copies, torn = delivered(folder / "Maildir")
         lost = acknowledged - set(copies)
         assert len(acknowledged) > CUTS * SESSIONS
