@@ -568,6 +568,19 @@ def test_nobody_hears_of_a_copy_that_fails(house: House) -> None:
     assert b"bob@far.test" in about and b"archive" not in about and b"vault" not in about
 
 
+def test_a_copy_nobody_hears_of_stays_one_when_postq_edits(house: House) -> None:
+    def postq(t: Transaction) -> None:
+        t.recipients.append(Address("joe", "here.test"))
+        t.edited = True
+
+    ruled(house, postq=postq)
+    house.script.says = {"vault@far.test": [Reply(450, "4.2.0", "Later")] * 2}
+    house.spool.mails[house.put("bob@far.test", "vault@far.test")][0].recipients[-1].notify = "never"
+    house.run()
+    (left,) = house.only()[0].recipients
+    assert (str(left.address), left.heard) == ("vault@far.test", False)
+
+
 def test_faccept_ends_all_later_stages(house: House) -> None:
     rules = ruled(house, postq=lambda t: Verdict("faccept", rule="r", where="main.lua:1"), delivery=lambda t: 1 / 0)  # type: ignore[arg-type]
     house.put("bob@far.test")

@@ -12,8 +12,10 @@ from receiving import Receiving
 from rules_kit import Bench, rule
 
 from mta.message.address import NULL, Address
+from mta.message.envelope import Recipient
 from mta.rules.transaction import Transaction
-from mta.rules.words.envelope import taken
+from mta.rules.trying import example
+from mta.rules.words.envelope import silent, taken
 
 HELLO = ("EHLO me.example", "MAIL FROM:<ann@example.com>")
 CONTENT = b"From: Ann <ann@example.com>\r\nTo: You <you@example.test>\r\nSubject: hi\r\n\r\nhello\r\n.\r\n"
@@ -65,12 +67,42 @@ def test_a_copy_nobody_hears_of(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ('mail:remove_recipient("old@example.test") mail:add_recipient("old@example.test")', {"you": "", "old": ""}),
+        ('mail:replace_recipient("old@example.test", "new@example.test")', {"you": "", "new": "never"}),
+        ('mail:replace_recipient("old@example.test", "you@example.test")', {"you": ""}),
+        ('mail:replace_recipient("you@example.test", "old@example.test")', {"old": ""}),
+        (
+            'mail:remove_recipient("old@example.test") mail:replace_recipient("you@example.test", "old@example.test")',
+            {"old": ""},
+        ),
+    ],
+)
+def test_a_copy_nobody_hears_of_that_was_there_before(body: str, told: dict[str, str], tmp_path: Path) -> None:
+    """As in the queue; of somebody who also has the mail otherwise, the sender hears."""
+    known = [Recipient(Address(name, "example.test"), notify=said) for name, said in (("you", ""), ("old", "never"))]
+    tx = example.transaction("postq")
+    tx.recipients, tx.silent = [one.address for one in known], silent(known)
+    bench = Bench(tmp_path, rule(body, "postq"))
+    bench.run("postq", tx)
+    assert {one.address.local_part: one.notify for one in taken(tx, known)} == told
+
+
 def test_replacing_with_one_that_is_there_already(tmp_path: Path) -> None:
     tx = changed(
         tmp_path,
         'mail:add_recipient("b@example.test")\nmail:replace_recipient("you@example.test", "b@example.test")',
     ).tx
     assert tx.recipients == [Address("b", "example.test")]
+
+
+@pytest.mark.parametrize("name", ["you", "You"])
+def test_replacing_with_itself(name: str, tmp_path: Path) -> None:
+    """Perhaps with other capitals: nobody is lost."""
+    tx = changed(tmp_path, f'assert(mail:replace_recipient("you@example.test", "{name}@example.test"))').tx
+    assert tx.recipients == [Address(name, "example.test")]
 
 
 def test_the_null_sender(tmp_path: Path) -> None:
@@ -166,6 +198,27 @@ def test_a_recipient_of_a_rule_is_no_recipient_of_the_client(tmp_path: Path) -> 
     with Receiving(rules=bench.rules) as server:
         heard = server.talk(*HELLO, "RCPT TO:<x@elsewhere.test>", "DATA", "QUIT")
     assert heard[3].startswith(b"554 5.7.1") and heard[4].startswith(b"554 5.5.1")
+
+
+@pytest.mark.parametrize(
+    ("main", "recipients"),
+    [
+        (rule('mail:bcc("archive@example.test")'), ("you", "archive")),
+        (rule('mail:bcc("archive@example.test") if mail.recipient.local_part == "late" then return defer() end'),
+         ("late", "archive")),
+        (rule('if mail.recipient.local_part ~= "you" then return end mail:bcc("archive@example.test")\n'
+              'mail:remove_recipient("archive@example.test")'),
+         ("you", "archive")),
+        (rule('mail:bcc("archive@example.test") mail:replace_recipient("sales@example.test", "archive@example.test")'),
+         ("sales",)),
+    ],
+)  # fmt: skip
+def test_who_asked_for_a_recipient_hears_of_it(main: str, recipients: tuple[str, ...], tmp_path: Path) -> None:
+    """Whatever rules did before with the same one."""
+    server, _ = received(tmp_path, main, *(f"{name}@example.test" for name in recipients))
+    (envelope, _), *_ = server.mails
+    told = {str(one.address): one.notify for one in envelope.recipients}
+    assert told["archive@example.test"] == "" and "never" not in told.values()
 
 
 @pytest.mark.parametrize("stage", ["rcpt", "preq"])

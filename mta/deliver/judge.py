@@ -14,6 +14,7 @@ from mta.message.message import Message
 from mta.rules.engine.folders import Folders
 from mta.rules.transaction import Transaction
 from mta.rules.verdict import Verdict
+from mta.rules.words.envelope import silent
 
 NOTHING: frozenset[str] = frozenset()
 
@@ -74,5 +75,5 @@ class Judge:
         )
         if client is not None:
             facts.helo, facts.user = client.helo, client.user
-        facts.file = self.file
+        facts.file, facts.silent = self.file, silent(envelope.recipients)
         return facts

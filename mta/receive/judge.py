@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mta.message.address import NULL, Address
-from mta.message.envelope import Client, Recipient
+from mta.message.envelope import Client, Envelope, Recipient
 from mta.message.reply import Refused, Reply
 from mta.receive import replies
 from mta.receive.door import Door
@@ -245,6 +245,12 @@ class Judge:
         if envelope is not None:
             envelope.sender = facts.sender or NULL
             envelope.recipients = taken(facts, envelope.recipients)
+
+    def asked_for(self, address: Address, envelope: Envelope) -> None:
+        """By the client, but rules had brought it in before: if it was a silent copy, the sender is told of it now."""
+        if self.mail is not None and address in self.mail.silent:
+            self.mail.silent -= {address}
+            envelope.recipients = taken(self.mail, envelope.recipients)
 
     def facts(self, session: Session) -> Transaction:
         """What the rules may know at this moment."""

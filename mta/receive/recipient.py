@@ -42,6 +42,8 @@ def take(session: Session, envelope: Envelope, rest: str) -> Reply:
         recipients.append(Recipient(taken, recipient if taken is not recipient else None))
         if judge.mail is not None:
             judge.mail.recipients.append(taken)
+    elif taken is not None:
+        judge.asked_for(taken, envelope)
     if scope is None and taken is not recipient:
         scope = judge.scope(session, recipient)  # else who was asked for would be forgotten
     if scope is not None:

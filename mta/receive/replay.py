@@ -34,7 +34,7 @@ from mta.receive.session_record import Record, Watched, hear
 from mta.rules.transaction import Transaction
 from mta.rules.trying.recorded import RecordedWorld
 from mta.rules.verdict import LEAVING, REFUSING, Verdict
-from mta.rules.words.envelope import taken
+from mta.rules.words.envelope import silent, taken
 
 if TYPE_CHECKING:
     from mta.rules.engine.engine import Rules
@@ -268,6 +268,7 @@ class Player:
             server=self._settings.server.name, listener=client.listener, trusted=client.trusted,
         )  # fmt: skip
         tx.helo, tx.user, tx.sender = client.helo, client.user, envelope.sender
+        tx.silent = silent(envelope.recipients)
         if rules.folders:
             tx.file = rules.folders.file(envelope.direction, envelope.domain)
         tx.next([recipient.address for recipient in recipients], message, envelope.vars)

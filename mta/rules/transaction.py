@@ -60,6 +60,7 @@ class Addressed(NamedTuple):
     sender: Address | None
     recipients: list[Address]
     originals: dict[Address, Address]
+    silent: frozenset[Address]
     ways: Ways | None
 
 
@@ -162,11 +163,11 @@ class Transaction:
     def addressed(self) -> Addressed:
         """The envelope, and where it goes, as rules have left them so far."""
         ways = None if self.ways is None else self.ways.copy()
-        return Addressed(self.sender, [*self.recipients], dict(self.originals), ways)
+        return Addressed(self.sender, [*self.recipients], dict(self.originals), self.silent, ways)
 
     def readdress(self, to: Addressed) -> None:
         """What rules have changed of them since is undone."""
-        self.sender, self.recipients, self.originals, self.ways = to
+        self.sender, self.recipients, self.originals, self.silent, self.ways = to
         if self.side is not None:
             self.side.edited()
 

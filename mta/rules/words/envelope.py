@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from msgspec.structs import replace
+
 from mta.message import address as addresses
 from mta.message.address import NULL, Address
 from mta.message.envelope import Recipient
@@ -20,14 +22,19 @@ from mta.rules.words.pure import Tagged
 MOST = 2000  # recipients to which rules may add others
 
 
+def silent(known: Sequence[Recipient]) -> frozenset[Address]:
+    """Those of whom the sender hears nothing."""
+    return frozenset(recipient.address for recipient in known if not recipient.heard)
+
+
 def taken(tx: Transaction, known: Sequence[Recipient]) -> list[Recipient]:
     """The recipients as rules left them; those known before keep what is known of them."""
     before = {recipient.address: recipient for recipient in known}
-    return [before.get(one) or _new(tx, one) for one in tx.recipients]
+    return [_told(before.get(one) or Recipient(one, tx.originals.get(one)), one in tx.silent) for one in tx.recipients]
 
 
-def _new(tx: Transaction, address: Address) -> Recipient:
-    return Recipient(address, tx.originals.get(address), notify="never" if address in tx.silent else "")
+def _told(recipient: Recipient, silent: bool) -> Recipient:
+    return replace(recipient, notify="never" if silent else "") if recipient.heard == silent else recipient
 
 
 def _read(text: str) -> Address:
@@ -64,8 +71,8 @@ def _add(tx: Transaction, number: int, text: str, *, silent: bool = False) -> Ta
     if len(tx.recipients) >= MOST:
         raise ValueError(f"the mail has {MOST} recipients")
     tx.recipients.append(new)
-    if silent or tx.silent:
-        tx.silent = tx.silent | {new} if silent else tx.silent - {new}
+    if silent:
+        tx.silent |= {new}
     return _edited(tx, True)
 
 
@@ -77,7 +84,7 @@ def _remove(tx: Transaction, number: int, text: str) -> Tagged:
     gone = _read(text)
     kept = [one for one in tx.recipients if not _same(one, gone)]
     there = len(kept) < len(tx.recipients) or _same(tx.recipient, gone)
-    tx.recipients[:] = kept
+    tx.recipients[:], tx.silent = kept, tx.silent.intersection(kept)
     if _same(tx.recipient, gone):
         tx.recipient = None
     return _edited(tx, there)
@@ -95,14 +102,17 @@ def _replace(tx: Transaction, number: int, old: str, new: str) -> Tagged:
         if _same(known, gone):
             there = True
             tx.originals.setdefault(come, tx.originals.get(known, known))
-            if known in tx.silent:
-                tx.silent |= {come}
             if _same(tx.recipient, gone):
                 tx.recipient = come
-            if any(_same(other, come) for other in tx.recipients):
-                del tx.recipients[n]
-            else:
+            other = next((one for one in tx.recipients if one is not known and _same(one, come)), None)
+            if other is None:
                 tx.recipients[n] = come
+            else:
+                del tx.recipients[n]
+            if known in tx.silent and (other is None or other in tx.silent):
+                tx.silent = tx.silent - {known} | {other or come}
+            else:  # the sender asked for one of them
+                tx.silent -= {known, other or come}
             break
     return _edited(tx, there)
 
