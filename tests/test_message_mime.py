@@ -515,6 +515,9 @@ def test_a_file_of_many_names_gets_one() -> None:
     assert sorted(part.filenames) == ["a.txt", "b.exe", "c.txt", "d.exe", "e.exe"]
     part.rename("safe.txt")
     assert part.filenames == ["safe.txt"] and part.headers.count("content-disposition") == 1
+    part = Part.of(b"Content-Type: text/plain\r\nContent-Type: text/html; name=b.exe\r\n\r\nx")
+    part.rename("safe.txt")
+    assert part.filenames == ["safe.txt"] and part.type == "text/plain", "nor one in the second of two fields"
 
 
 def test_bytes_inserted_into_a_body() -> None:
@@ -617,6 +620,16 @@ def test_how_long_a_mail_will_be_is_known_without_encoding_it(monkeypatch: pytes
     at(mail, "1.1").headers.set("Subject", "harmless")
     written = bytes(mail)
     monkeypatch.delattr(encodings, "encode")
+    assert mail.size == len(written)
+
+
+@pytest.mark.parametrize("outer", ["base64", "quoted-printable"])
+@pytest.mark.parametrize("inner", ["base64", "quoted-printable"])
+def test_how_long_a_mail_will_be_that_is_hidden_twice(inner: str, outer: str) -> None:
+    mail = Message(hidden(hidden(INNER, inner), outer))
+    at(mail, "1.1.1.1").headers.set("Subject", "harmless")
+    written = bytes(mail)
+    assert b"harmless" in at(Message(written), "1.1.1").decoded()
     assert mail.size == len(written)
 
 

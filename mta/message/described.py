@@ -95,7 +95,7 @@ class Described:
     def rename(self, name: str) -> None:
         """Give the part another file name, the only one it has then."""
         self.describe("content-disposition", "filename", name, "attachment")
-        if self.value("content-type").every("name"):
+        if any(parameters.parse(value).every("name") for value in self.headers.all("content-type")):
             self.describe("content-type", "name", name, self.type)
 
     def describe(self, field: str, parameter: str, value: str, main: str) -> None:

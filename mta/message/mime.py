@@ -431,7 +431,7 @@ class Part(Described):
         elif self._boundary:
             self._write_multipart(out)
         elif self._coded:
-            mail = type(out)(b"")
+            mail = type(out)(b"") if self.encoding == "base64" else Layout(b"")  # else its bytes are needed
             self.parts[0].write(mail)
             out.encoded(mail, self.encoding)
         else:

@@ -66,6 +66,7 @@ def _parse(value: str) -> Value:
     sections: dict[str, dict[int, tuple[bool, str]]] = {}
     segments: list[Segment] = []
     again: list[tuple[str, str]] = []
+    last: dict[str, dict[int, tuple[bool, str]]] = {}  # sections that were there already
     for number, pieces in enumerate(_split(value)):
         text = "".join(pieces).strip()
         if number == 0:
@@ -85,12 +86,14 @@ def _parse(value: str) -> Value:
             section = int(shape[2] or 0), (bool(shape[3]), said)
             if section[0] in sections.setdefault(base, {}):
                 again.append((base, _joined({0: section[1]})))
+                last.setdefault(base, {}).update([section])
             else:
                 sections[base].update([section])
         elif base in plain:
             again.append((base, charsets.disguised(said)))
         else:
             plain[base] = said
+    again += [(base, _joined({**sections[base], **parts})) for base, parts in last.items()]  # as if the last counted
     return Value(main, plain, {name: _joined(parts) for name, parts in sections.items()}, segments, again)
 
 
