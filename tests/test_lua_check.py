@@ -58,6 +58,14 @@ def told(text: str, **more: Any) -> str:
             'if mail.sender == "ann@x.test" then return deny() end',
             '2:4 error: an address is never equal to a text (write mailbox.same(mail.sender, "ann@x.test"),',
         ),
+        (
+            'if mail.sender == "" then return deny() end',
+            '2:4 error: an address is never equal to a text (write tostring(mail.sender) == "")',
+        ),
+        (
+            'if mail.sender --[[who]] == --[[ann]] "ann@x.test" then return deny() end',
+            '2:4 error: an address is never equal to a text (write mailbox.same(mail.sender, "ann@x.test"),',
+        ),
         ("local r = mail.recipients[1]\nreturn mail.user ~= r", "3:8 error: an address is never equal to a text"),
         ("return deny(550)", '2:13 error: deny needs text, not a number (write deny("550 text"))'),
         ('print(mail["helloo"])', "2:12 error: mail.helloo does not exist (did you mean mail.helo?)"),

@@ -256,20 +256,22 @@ class Uses:
                 self.value(name)
             self.value(node.child_by_field_name("value"))
             return UNKNOWN
-        found = [self.value(one) for one in named(node)]
-        if kind == "binary_expression" and node.children[1].type in ("==", "~="):
-            self._compared(node, *found)
+        found = [(one, self.value(one)) for one in named(node)]
+        sign = next((one.type for one in node.children if one.type in ("==", "~=")), "")
+        if kind == "binary_expression" and sign:
+            self._compared(node, sign, found)
         return UNKNOWN
 
-    def _compared(self, node: Node, one: Means, other: Means) -> None:
+    def _compared(self, node: Node, sign: str, both: list[tuple[Node, Means]]) -> None:
         """An address is a thing of its own: Lua says it differs from any text, and the rule would never match."""
-        if {one.home, other.home} == {"address", "string"}:
-            sure = one.sure and other.sure
-            address, text = node.children[0], node.children[2]
-            if one.home == "string":
-                address, text = text, address
-            advice = f"write mailbox.same({self.tree.text(address)}, {self.tree.text(text)}), which ignores capitals"
-            self.tell(node, ERROR if sure else WARNING, "an address is never equal to a text", advice)
+        if {means.home for _, means in both} == {"address", "string"}:
+            written = {means.home: self.tree.text(one) for one, means in both}
+            address, text = written["address"], written["string"]
+            advice = f"write mailbox.same({address}, {text}), which ignores capitals"
+            if text in ('""', "''"):  # the null sender is no mailbox
+                advice = f"write tostring({address}) {sign} {text}"
+            level = ERROR if all(means.sure for _, means in both) else WARNING
+            self.tell(node, level, "an address is never equal to a text", advice)
 
     def name(self, node: Node) -> Means:
         name = self.tree.text(node)
