@@ -256,10 +256,10 @@ class Uses:
                 self.value(name)
             self.value(node.child_by_field_name("value"))
             return UNKNOWN
-        found = [(one, self.value(one)) for one in named(node)]
+        both = [(one, self.value(one)) for one in named(node)]
         sign = next((one.type for one in node.children if one.type in ("==", "~=")), "")
         if kind == "binary_expression" and sign:
-            self._compared(node, sign, found)
+            self._compared(node, sign, both)
         return UNKNOWN
 
     def _compared(self, node: Node, sign: str, both: list[tuple[Node, Means]]) -> None:
