@@ -48,6 +48,8 @@ class KeptInMemory:
     def commit(self, add: Sequence[Any] = (), settle: Sequence[Any] = (), drop: Sequence[str] = ()) -> None:
         self.before()
         self.mails += [(mail.envelope, bytes(mail.message)) for mail in add]
+        for body in self.bodies:
+            body.kept |= any(mail.message is body.message for mail in add)
 
     def body(self) -> BodyInMemory:
         self.bodies.append(BodyInMemory())
@@ -57,7 +59,9 @@ class KeptInMemory:
 class BodyInMemory:
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
+        self.message: Message | None = None
         self.state = "growing"
+        self.kept = False  # by a commit: to discard it is too late
 
     def write(self, piece: bytes) -> None:
         assert self.state == "growing"
@@ -66,10 +70,12 @@ class BodyInMemory:
 
     def finish(self) -> Message:
         self.state = "finished"
-        return Message(b"".join(self.pieces))
+        self.message = Message(b"".join(self.pieces))
+        return self.message
 
     def discard(self) -> None:
-        self.state = "discarded"
+        if not self.kept:
+            self.state = "discarded"
 
 
 class PythonRules:
