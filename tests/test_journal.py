@@ -682,6 +682,36 @@ def test_a_commit_that_fails_leaves_no_files(make: Make, disk: Faulty, part: str
     assert ids(spool) == ["a-1.1"]
 
 
+def test_a_body_that_both_its_commit_and_its_client_remove(
+    make: Make, disk: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = make()
+    spool.commit(add=[mail("a-1.1")])
+    body = spool.body()
+    body.write(b"Subject: large\r\n\r\n" + b"x" * 1_000_000)
+    message = body.finish()
+    errors: list[Any] = []
+    monkeypatch.setattr(type(gevent.get_hub()), "handle_error", lambda *told: errors.append(told))
+    ended: list[str] = []
+    remove = spool._bodies.remove
+
+    def removed(name: str) -> None:
+        try:
+            remove(name)
+        finally:
+            ended.append(name)
+
+    monkeypatch.setattr(spool._bodies, "remove", removed)
+    disk.fail = lambda kind, path: errno.ENOSPC if kind == "allocate" else 0
+    with pytest.raises(Refused):
+        spool.commit(add=[Mail(mail("b-1.1").envelope, message), *(mail(f"c-{n}.1", 9_000) for n in range(9))])
+    body.discard()
+    until(lambda: len(ended) == 2)
+    until(lambda: os.listdir(spool._bodies.folder) == [])
+    gevent.sleep(0)
+    assert errors == []
+
+
 def test_a_deadline_in_a_slow_sync_waits_for_the_commit(make: Make, disk: Faulty) -> None:
     spool = make()
     pause = gevent.monkey.get_original("time", "sleep")
@@ -825,6 +855,30 @@ def test_old_mail_is_carried_on_then_gets_a_file_of_its_own(make: Make, monkeypa
     again.commit(drop=["old-1.1", "old-2.1"])
     settle_down(again)
     until(lambda: os.listdir(again._bodies.folder) == [])
+
+
+def test_old_mail_that_finds_no_room_for_its_file_is_told_and_tried_again(
+    make: Make, disk: Faulty, events: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "LOOK", 1)
+    spool = make()
+    spool.commit(add=[mail("old-1.1", 3000, 1e9), mail("old-2.1", 3000, 1e9)])
+    disk.fail = lambda kind, path: errno.ENOSPC if kind == "write" and path.endswith(".body") else 0
+
+    def told() -> list[str]:
+        return [event["reason"] for event in events if event["event"] == "spool_failed"]
+
+    for n in range(2000):
+        spool.commit(add=[mail(f"a-{n}.1", 2000, 2e9)])
+        spool.commit(drop=[f"a-{n}.1"])
+        keep_up(spool)
+        if told():
+            disk.fail = lambda kind, path: None
+            if spool._bodies.of("old-1.1"):
+                break
+    settle_down(spool)
+    assert told() and all("old mail cannot be carried on" in reason for reason in told())
+    assert sorted(os.listdir(spool._bodies.folder)) == sorted(map(spool._bodies.of, ("old-1.1", "old-2.1")))
 
 
 def test_a_full_queue_is_not_carried_round_and_round(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

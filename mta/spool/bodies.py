@@ -132,13 +132,14 @@ class Bodies:
         return name in self._users
 
     def remove(self, name: str) -> None:
-        """Off the loop. What is left after a failure is found at adoption."""
+        """Off the loop; who comes second finds it gone. What is left after a failure is found at adoption."""
         with self._still:
-            try:
-                self.disk.unlink(self.path(name))
-            except OSError:
-                pass
-            self.where.pop(name, None)
+            if name in self.where:
+                try:
+                    self.disk.unlink(self.path(name))
+                except OSError:
+                    pass
+                del self.where[name]
         self._unsynced.discard(name)
 
 
