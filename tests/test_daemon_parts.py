@@ -10,12 +10,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gevent
 import pytest
 from daemon import PATIENCE, free_ports
 from gevent import monkey
+from hands import Clock
 from receiving import until
 
 from mta import config, settings
@@ -24,7 +26,8 @@ from mta.daemon import channel, hearing, listening, logs, privileges, waiting
 from mta.daemon.child import Child, Pulses
 from mta.daemon.control import Near
 from mta.daemon.generation import Generation
-from mta.daemon.master import REGISTRY, Master
+from mta.daemon.master import LONG, REGISTRY, SHORT, Master
+from mta.daemon.registry import worker_socket
 from mta.daemon.reload import Change
 from mta.daemon.watching import EVERY, Watch
 from mta.message.address import Address
@@ -215,6 +218,28 @@ def test_a_change_that_is_in_force_is_not_taken_back(master: Master, tmp_path: P
     assert master.reloads.change is None
     assert master.rulebook.current == str(rules) and rules.exists()
     end.close()
+
+
+@pytest.mark.parametrize(("pid", "waited"), [(os.getpid(), LONG), (10_000_000, SHORT)])
+def test_an_address_of_a_killed_masters_workers_is_waited_for(
+    master: Master, monkeypatch: pytest.MonkeyPatch, pid: int, waited: float
+) -> None:
+    run, clock = Path(master.settings.server.run), Clock(100.0)
+    run.mkdir()
+    Path(worker_socket(str(run), pid)).touch()
+
+    def taken(*_: object) -> None:
+        raise listening.ListenError("127.0.0.1:25: taken")
+
+    def pause(_: object, seconds: float) -> None:
+        clock.now += seconds
+
+    monkeypatch.setattr(master.listening, "take", taken)
+    monkeypatch.setattr("mta.daemon.master.time", SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr(signal, "sigtimedwait", pause)
+    with pytest.raises(listening.ListenError):
+        master._first_generation()
+    assert clock.now == pytest.approx(100.0 + waited, abs=0.2)
 
 
 def test_who_is_not_there_is_not_waited_for_if_nobody_comes(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ from mta.net import folders
 from mta.settings import Settings
 
 TICK = 0.25  # seconds between two looks when nothing happens
+SHORT, LONG = 3.0, 30.0  # seconds until an address that is taken is given up; long while workers of another master live
 REGISTRY = -1
 
 
@@ -117,13 +118,14 @@ class Master:
             raise StartError(folders.why(error)) from None
 
     def _first_generation(self) -> Generation:
-        until = time.monotonic() + 3.0  # the workers of a master that was killed may still hold the addresses
+        began = time.monotonic()
         while True:
             try:
                 bound = self.listening.take(self.settings.listener, self.settings.server.workers)
                 break
-            except ListenError:
-                if time.monotonic() > until:
+            except ListenError:  # the workers of a master that was killed may still hold the addresses
+                left = any(registry.worker_sockets(self.settings.server.run).values())
+                if time.monotonic() - began > (LONG if left else SHORT):
                     raise
                 signal.sigtimedwait((), 0.1)
         return Generation(1, self.config, bound, contexts(self.settings, {}))

@@ -33,6 +33,12 @@ def worker_socket(run: str, pid: int) -> str:
     return os.path.join(run, f"worker.{pid}.sock")
 
 
+def worker_sockets(run: str) -> dict[str, bool]:
+    """The sockets of workers in the folder, and whether such a process lives."""
+    found = glob.glob(glob.escape(run) + "/worker.*.sock")
+    return {path: os.path.exists(f"/proc/{path.split('.')[-2]}") for path in found}
+
+
 class Registry:
     def __init__(self, wanted: settings.Settings, channel: Channel) -> None:
         self.run_folder = wanted.server.run
@@ -46,9 +52,9 @@ class Registry:
 
     def start(self) -> None:
         """Raises OSError."""
-        for left in glob.glob(glob.escape(self.run_folder) + "/worker.*.sock"):
-            if not os.path.exists(f"/proc/{left.split('.')[-2]}"):
-                os.unlink(left)
+        for path, lives in worker_sockets(self.run_folder).items():
+            if not lives:
+                os.unlink(path)
         self.store = StoreCalls(DurableStore(self.kept.path, self.kept.memory))
         hearing.serve_each(os.path.join(self.run_folder, SOCKET), 0o600, self.meet_worker)
         hearing.serve(control.path(self.run_folder), 0o660, self.answer)
