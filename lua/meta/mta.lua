@@ -1105,7 +1105,7 @@ function mailbox.domain(address) end
 ---@return string?, string?
 function mailbox.join(local_part, domain) end
 
----An address with a name (UTF-8) as header fields have it, in ASCII, the name quoted or encoded where it must be; nil and why if there is no such address.
+---An address with a name (UTF-8) as header fields have it, in ASCII, the name quoted or encoded where it must be; nil and why if there is no such address, or the name has more than 1000 bytes.
 ---```lua
 ---local from = mail.headers:addresses("From")[1]
 ---mail.headers:set_addresses("From", mailbox.named(from.name .. ", via list", "list@example.test"))

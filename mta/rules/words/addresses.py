@@ -12,7 +12,7 @@ LONGEST = 1000  # bytes; RFC 5321 4.5.3.1 allows some 320
 
 def _short(text: str) -> str:
     if len(text) > LONGEST:
-        raise ValueError(f"a text of {len(text)} bytes is no address")
+        raise ValueError(f"a text of {len(text)} bytes is no address, nor part of one")
     return text
 
 
@@ -53,7 +53,7 @@ def join(local: str, domain: str) -> str:
 @lua
 def named(name: str, text: str) -> str:
     """As a header has it, in ASCII. The name may come from a stranger: commas and colons in it are no list."""
-    return str(addresses.Mailbox(charsets.disguised(name), str(_parsed(text))))
+    return str(addresses.Mailbox(charsets.disguised(_short(name)), str(_parsed(text))))
 
 
 def _cut(text: str, separators: str) -> tuple[str, str]:
@@ -108,7 +108,7 @@ WORDS: list[Declared] = [
     declare(
         "mailbox.named(name: string, address: string) -> string?, string?",
         "An address with a name (UTF-8) as header fields have it, in ASCII, the name quoted or encoded where it must "
-        "be; nil and why if there is no such address.",
+        "be; nil and why if there is no such address, or the name has more than 1000 bytes.",
         'local from = mail.headers:addresses("From")[1]\n'
         'mail.headers:set_addresses("From", mailbox.named(from.name .. ", via list", "list@example.test"))\n'
         'assert(mail.headers:get("From") == \'"Ann, via list" <list@example.test>\')',

@@ -23,6 +23,8 @@ from mta.rules.words.pure import MAX_TEXT, Declared, Failed, Heavy, declare, lua
 
 MAX_PATTERN = 4096
 MAX_MATCHES = 10_000  # replaced in one call: what stops the loop for some 20 ms
+LARGEST = 500_000  # instructions of a pattern, in _MEMORY
+SHORT = 40  # bytes with which no pattern takes long
 QUICK = 4_000_000  # bytes of text times instructions of the pattern: some milliseconds at worst
 MOST = 2_000_000_000  # some seconds
 PATIENCE = 5.0  # seconds for one replace
@@ -65,16 +67,14 @@ def _is_utf8(raw: bytes) -> bool:
 
 def _effort(pattern: str, text: str) -> int:
     """At worst, in bytes times instructions. Raises ValueError."""
-    if len(text) < QUICK // 100_000:
-        return 0
-    compiled, raw = _for(pattern, text)
-    return len(raw) * int(compiled.programsize)
+    compiled = _compiled(pattern, True) if text.isascii() else _for(pattern, text)[0]
+    return len(text) * int(compiled.programsize)
 
 
 def _much(text: str, pattern: str, *_: Any) -> bool:
     """Whether others would notice."""
     try:
-        return _effort(pattern, text) > QUICK
+        return len(text) >= SHORT and _effort(pattern, text) > QUICK
     except (ValueError, TypeError):
         return False  # the answer tells what is wrong
 
@@ -90,10 +90,10 @@ def _bounded(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def bounded(pattern: str, text: str, *more: Any) -> Any:
         try:
-            effort = _effort(pattern, text)
+            too_much = len(text) > MOST // LARGEST and _effort(pattern, text) > MOST
         except (ValueError, TypeError):
-            effort = 0
-        if effort > MOST:
+            too_much = False  # as above
+        if too_much:
             raise ValueError(f"the pattern {pattern[:60]!r} is too large for a text of {len(text)} bytes")
         return function(pattern, text, *more)
 
