@@ -292,7 +292,7 @@ class Trial:
             if stage == "connect" and reply.temporary:
                 ignored = f"at connect a 4xx is said as 421 (RFC 5321 3.1), not {reply.code}"
                 reply = Reply(421, reply.enhanced, reply.text, close=True)
-            if stage == "rcpt":
+            if stage == "rcpt" and not reply.close:
                 self._recipients_left()
             else:
                 self.over = f"the {stage} stage refused it: {reply}"
