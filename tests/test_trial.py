@@ -92,7 +92,7 @@ def test_what_a_rule_did_for_a_refused_recipient_is_undone(tmp_path: Path) -> No
 
 def test_after_a_reply_that_hangs_up_no_recipient_is_asked_for(tmp_path: Path) -> None:
     rules = rule("rcpt", 'if mail.recipient.local_part == "b" then return defer("421 4.7.0 Bye") end')
-    tried = trial(tmp_path, rules, recipients=[parse("a@example.test"), parse("b@example.test"), parse("c@example.test")])
+    tried = trial(tmp_path, rules, recipients=[parse(f"{name}@example.test") for name in "abc"])
     assert [str(one.recipient) for one in tried.run() if one.name == "rcpt"] == ["a@example.test", "b@example.test"]
     assert tried.result == "the rcpt stage refused it: 421 4.7.0 Bye"
 
