@@ -1,5 +1,6 @@
 """The daemon's parts one by one: pulses, channels, sockets, logs, privileges, saved files, pages of the queue."""
 
+import errno
 import json
 import logging
 import os
@@ -30,6 +31,7 @@ from mta.daemon.master import LONG, REGISTRY, SHORT, Master
 from mta.daemon.registry import worker_socket
 from mta.daemon.reload import Change
 from mta.daemon.watching import EVERY, Watch
+from mta.daemon.worker import Worker
 from mta.message.address import Address
 from mta.message.envelope import Envelope, Recipient
 from mta.net.calls import Caller, Unavailable
@@ -218,6 +220,112 @@ def test_a_change_that_is_in_force_is_not_taken_back(master: Master, tmp_path: P
     assert master.reloads.change is None
     assert master.rulebook.current == str(rules) and rules.exists()
     end.close()
+
+
+def given(master: Master, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the master says to its workers from now on."""
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(Child, "send", lambda child, **words: bool(told.append({"to": child.name, **words})) or True)
+    return told
+
+
+def test_a_worker_that_gets_ready_while_others_switch_has_the_new_rules(
+    master: Master, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was forked with the old ones, and nobody would have told it of the new ones until the next reload."""
+    master.rulebook._folder = str(tmp_path)
+    new = tmp_path / "2"
+    new.mkdir()
+    ends = [forked(master, slot, 1) for slot in range(2)]
+    ready, late = (child for child in master.children.values() if child.slot >= 0)
+    ready.state, master.rulebook.current, late.rules = "ready", str(tmp_path / "1"), str(tmp_path / "1")
+    told = given(master, monkeypatch)
+    master.reloads.change = Change([None], None, str(new), {ready.pid})
+    master._heard(ready, {"say": "prepared", "error": ""})
+    assert master.reloads.change is not None and master.reloads.change.step == "in force"
+    master._heard(late, {"say": "ready"})
+    assert [words for words in told if words["to"] == "worker 1"][:2] == [
+        {"to": "worker 1", "do": "prepare", "rules": str(new)},
+        {"to": "worker 1", "do": "commit"},
+    ]
+    for end in ends:
+        end.close()
+
+
+def test_a_registry_that_waits_for_its_turn_comes_back_after_a_reload_too(
+    master: Master, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    monkeypatch.setattr(master, "fork", lambda slot, generation, rules: made.append(slot))
+    monkeypatch.setattr(logs, "in_master", lambda wanted: None)
+    (registry,) = master.children
+    del master.children[registry]
+    now = time.monotonic()
+    master.respawn = {REGISTRY: (now + 30.0, 5), 0: (now + 30.0, 5)}
+    master.reloads._replace(Generation(2, master.config, [], {}))
+    master._respawn_due(now + 60.0)
+    assert made == [REGISTRY]
+
+
+def test_a_process_that_cannot_be_made_is_tried_again_and_costs_nothing(
+    master: Master, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as a machine has no memory, or no room for processes: it may be hours."""
+    told, tried = list[str](), list[int]()
+
+    def fork() -> int:
+        tried.append(1)
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("mta.daemon.master.log.bug", lambda error: told.append(str(error)))
+    monkeypatch.setattr(os, "fork", fork)
+    now = time.monotonic()
+    master.respawn = {0: (now, 1)}
+    free, files = len(master.pulses._free), len(os.listdir("/proc/self/fd"))
+    for turn in range(100):
+        master._do(lambda turn=turn: master._respawn_due(now + turn / 10))
+    assert len(tried) == pytest.approx(10, abs=1) and len(told) == 1
+    assert (len(master.pulses._free), len(os.listdir("/proc/self/fd"))) == (free, files)
+    monkeypatch.setattr(os, "fork", lambda: 10_000_100)
+    master._respawn_due(now + 60.0)
+    assert [child.slot for child in master.children.values()] == [REGISTRY, 0]
+
+
+@pytest.mark.parametrize("what", ["the rules cannot be copied", "no process can be made"])
+def test_a_reload_that_fails_at_once_is_told_at_once_and_leaves_no_address_open(
+    master: Master, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Its clients would wait for somebody to take their connections."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No room", "somewhere")
+
+    told = given(master, monkeypatch)
+    if what == "no process can be made":
+        monkeypatch.setattr(os, "fork", fail)
+    else:
+        monkeypatch.setattr(master.rulebook, "copy", fail)
+    (port,) = free_ports(1)
+    Path(master.config.path).write_text(f'[[listener]]\naddress = "127.0.0.1:{port}"\n')
+    master.reloads.ask(7)
+    assert told == [{"to": "registry", "answer": 7, "error": "somewhere: No room"}]
+    assert master.reloads.change is None
+    with socket.socket() as client:
+        assert client.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
+
+
+def test_a_worker_that_ends_already_is_quiet_when_it_is_told_to_be() -> None:
+    """Somebody has ended it by hand: a reload must not wait for its sessions."""
+    here, there = channel.pair()
+    bound = Generation(1, SimpleNamespace(settings=settings.Settings()), [], {})  # type: ignore[arg-type]
+    ending = Worker(bound, 0, "", there, waits=False)
+    ending.work = SimpleNamespace(drain_in=lambda *_: None, drain_out=lambda *_: None)  # type: ignore[assignment]
+    ending.drain(3600.0)
+    assert here.take() == {"say": "quiet", "error": ""}
+    ending.drain(3600.0, gently=True)
+    assert here.take() == {"say": "quiet", "error": ""}
+    here.close()
+    there.close()
 
 
 @pytest.mark.parametrize(("pid", "waited"), [(os.getpid(), LONG), (10_000_000, SHORT)])

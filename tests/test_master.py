@@ -489,6 +489,16 @@ def test_fewer_workers_deliver_the_queue_of_many(tmp_path: Path) -> None:
             server.until(lambda: server.mta("queue", "list") == "", "the queue is not empty")
 
 
+def test_a_log_in_a_new_folder_and_one_that_cannot_be_written(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        server.configure('[log]\nto = ["mta.log", "logs/new.log"]\n')
+        server.reload()
+        assert "reloaded" in (tmp_path / "logs" / "new.log").read_text()
+        server.configure('[log]\nto = ["mta.log", "mta.toml/new.log"]\n')
+        assert "mta.toml: " in server.reload(code=1)
+        assert not server.events("bug")
+
+
 def test_the_log_is_opened_again_after_a_rotation(tmp_path: Path) -> None:
     with Server(tmp_path) as server:
         server.send(text(1))

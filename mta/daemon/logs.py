@@ -71,14 +71,19 @@ class Threaded:
 
 def in_master(wanted: settings.Log) -> None:
     """Lines are written at once: the master has no loop, and few lines. Raises OSError."""
-    for folder in folders(wanted):
-        os.makedirs(folder, exist_ok=True)
+    make(wanted)
     before = log.sink
     log.sink, log.schedule, log.level = Files(wanted.to), None, LEVELS[wanted.level]
     _close(before)
-    for name in set(wanted.rules) - set(Files.STANDARD):  # workers write it; whether they can is said at the start
-        os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640))
     capture()
+
+
+def make(wanted: settings.Log) -> None:
+    """The files, where they are missing: what cannot be written is told before a worker needs it. Raises OSError."""
+    for folder in folders(wanted):
+        os.makedirs(folder, exist_ok=True)
+    for name in paths(wanted):
+        os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640))
 
 
 def in_child(wanted: settings.Log) -> None:

@@ -44,6 +44,7 @@ from mta.settings import Settings
 
 TICK = 0.25  # seconds between two looks when nothing happens
 SHORT, LONG = 3.0, 30.0  # seconds until an address that is taken is given up; long while workers of another master live
+AGAIN = 1.0  # seconds until a process that could not be forked is tried again
 REGISTRY = -1
 
 
@@ -204,7 +205,13 @@ class Master:
         here, there = channel.pair()
         pulse = self.pulses.take()
         gc.freeze()  # what the parent has made stays shared memory
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:  # no memory, or too many processes
+            self.pulses.give_back(pulse)
+            here.close()
+            there.close()
+            raise
         if pid == 0:
             here.close()
             for other in self.children.values():
@@ -263,7 +270,7 @@ class Master:
         elif child.generation != self.generation.number:
             self.reloads.heard(child, "prepared")
         elif child.state == "ready":
-            if child.rules != self.rulebook.current and not self.reloads.change:  # they changed while it started
+            if child.rules != self.rulebook.current:  # they changed while it started
                 child.prepare(self.rulebook.current)
                 child.send(do="commit")
             for other in self.workers(state="ready"):
@@ -325,10 +332,11 @@ class Master:
         running = {child.slot for child in self.workers()} | {
             child.slot for child in self.children.values() if child.slot == REGISTRY
         }
-        for slot, (when, _) in list(self.respawn.items()):
+        for slot, (when, deaths) in list(self.respawn.items()):
             if slot >= self.settings.server.workers:
                 del self.respawn[slot]
             elif slot not in running and now >= when:
+                self.respawn[slot] = (now + AGAIN, deaths)
                 self.fork(slot, self.generation, self.rulebook.current)
 
     # -- what is asked ------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from mta.daemon.generation import Generation, certificates, contexts
 from mta.daemon.listening import ListenError
 from mta.daemon.watching import Watch
 from mta.log import log, tell
+from mta.net import folders
 from mta.settings import Settings
 
 if TYPE_CHECKING:
@@ -77,7 +78,11 @@ class Reloads:
             else:
                 self._generation(asked, config)
         except (configuration.ConfigError, ListenError, privileges.PrivilegeError, OSError, ValueError) as error:
-            self._failed([asked], str(error))
+            if self.change:
+                self._give_up(folders.why(error))
+            else:
+                master.listening.back_to(master.generation.bound)
+                self._failed([asked], folders.why(error))
 
     def _check(self, wanted: Settings) -> None:
         master = self.master
@@ -87,6 +92,7 @@ class Reloads:
                 raise ValueError(f"{master.config.path}: {name} cannot change while the server runs; restart it")
         privileges.readable(certificates(wanted))
         contexts(wanted, {})  # a pair that does not fit is refused before any worker sees it
+        logs.make(wanted.log)
 
     def _rules(self, asked: int | None) -> None:
         ready = list(self.master.workers(state="ready"))
@@ -181,7 +187,7 @@ class Reloads:
         master.listening.open()
         old = list(master.workers())
         master.generation, master.config = new, new.config
-        master.respawn = {}
+        master.respawn = {slot: due for slot, due in master.respawn.items() if slot < 0}  # the registry stays
         master.orphans.soon()
         settings = master.settings
         watched = (settings.rules.path, settings.rules.domains)

@@ -129,8 +129,8 @@ class Worker:
                 for sock in bound.sockets:
                     self.work.stop_listening(sock)
                     sock.close()
-            self.channel.send(say="quiet", error="")
             self._out = gevent.spawn(self.work.drain_out, seconds)
+        self.channel.send(say="quiet", error="")
         self._in = gevent.spawn(self.work.drain_in, seconds, gently)
         self._told.set()
 
