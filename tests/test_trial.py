@@ -90,6 +90,14 @@ def test_what_a_rule_did_for_a_refused_recipient_is_undone(tmp_path: Path) -> No
     assert [str(one) for one in tried.tx.recipients] == ["chief@example.test", "a@example.test"]
 
 
+def test_what_a_rule_decided_for_good_of_a_refused_recipient_is_undone(tmp_path: Path) -> None:
+    rules = rule("rcpt", 'if mail.recipient.domain == "far.example" then return discard() end')
+    ours = Domains({"example.test": settings.Domain()})
+    tried = trial(tmp_path, rules, domains=ours, recipients=[parse("x@far.example"), parse("you@example.test")])
+    assert [one.reply[:3] for one in tried.run() if one.name == "rcpt"] == ["554", "250"]
+    assert tried.result == "delivered"
+
+
 def test_after_a_reply_that_hangs_up_no_recipient_is_asked_for(tmp_path: Path) -> None:
     rules = rule("rcpt", 'if mail.recipient.local_part == "b" then return defer("421 4.7.0 Bye") end')
     tried = trial(tmp_path, rules, recipients=[parse(f"{name}@example.test") for name in "abc"])

@@ -174,9 +174,10 @@ class Judge:
         return Before(self.facts(session).addressed(), envelope.sender, [*envelope.recipients])
 
     def readdress(self, before: Before | None, session: Session) -> None:
-        """The recipient was refused, and so is what its rules did to the envelope."""
+        """The recipient was refused, and so is what its rules did to the envelope, or decided for good."""
         envelope = session.envelope
         if before is not None and self.mail is not None and envelope is not None:
+            self.fates.pop(self.file, None)
             self.mail.readdress(before.known)
             envelope.sender, envelope.recipients = before.sender, before.recipients
 

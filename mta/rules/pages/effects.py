@@ -22,7 +22,8 @@ OUTCOMES = {
     "refused": "The command has no effect, the connection stays. At helo the client has not said who it is; at "
     "authenticate it has not logged in, and may try again until smtp.max_auth_failures; at mail, data and preq the "
     "mail is over and nothing of it is kept; at rcpt only this recipient is not taken, and what rules did to "
-    "the envelope because of it is undone (mail.vars and header fields stay).",
+    "the envelope because of it is undone (mail.vars and header fields stay), as is a faccept, quarantine or discard "
+    "when it is the server that refuses it.",
     "held": "The mail is taken, kept under the name quarantine was given, and delivered when a person releases it. No "
     "other rule is asked. Before MAIL that holds for every mail of the connection.",
     "thrown away": "The mail is taken and thrown away; nobody is told. No other rule is asked. Before MAIL that holds "

@@ -360,8 +360,9 @@ class Trial:
         return None
 
     def _recipients_left(self) -> None:
-        """A recipient was refused, and what rules did for it; without any the client can go no further."""
+        """A recipient was refused, and what rules did or decided for it; without any the client can go no further."""
         if self._before is not None:
+            self.fate = None
             self.tx.readdress(self._before)
         plan = self.sketch.plan()
         more = self.at + 1 < len(plan) and plan[self.at + 1][0] == "rcpt"
