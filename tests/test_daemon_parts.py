@@ -24,7 +24,7 @@ from receiving import until
 from mta import config, settings
 from mta import log as log_module
 from mta.daemon import channel, hearing, listening, logs, privileges, waiting
-from mta.daemon.child import Child, Pulses
+from mta.daemon.child import PLACES, Child, Pulses
 from mta.daemon.control import Near
 from mta.daemon.generation import Generation
 from mta.daemon.master import LONG, REGISTRY, SHORT, Master
@@ -267,28 +267,40 @@ def test_a_registry_that_waits_for_its_turn_comes_back_after_a_reload_too(
     assert made == [REGISTRY]
 
 
+@pytest.mark.parametrize("part", ["os.fork", "mta.daemon.channel._socket.socketpair"])
 def test_a_process_that_cannot_be_made_is_tried_again_and_costs_nothing(
-    master: Master, monkeypatch: pytest.MonkeyPatch
+    master: Master, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     """As long as a machine has no memory, or no room for processes: it may be hours."""
     told, tried = list[str](), list[int]()
 
-    def fork() -> int:
+    def fail(*_: object) -> None:
         tried.append(1)
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
     monkeypatch.setattr("mta.daemon.master.log.bug", lambda error: told.append(str(error)))
-    monkeypatch.setattr(os, "fork", fork)
+    monkeypatch.setattr(os, "fork", lambda: 10_000_100)
     now = time.monotonic()
     master.respawn = {0: (now, 1)}
     free, files = len(master.pulses._free), len(os.listdir("/proc/self/fd"))
-    for turn in range(100):
-        master._do(lambda turn=turn: master._respawn_due(now + turn / 10))
+    with monkeypatch.context() as broken:
+        broken.setattr(part, fail)
+        for turn in range(100):
+            master._do(lambda turn=turn: master._respawn_due(now + turn / 10))
     assert len(tried) == pytest.approx(10, abs=1) and len(told) == 1
     assert (len(master.pulses._free), len(os.listdir("/proc/self/fd"))) == (free, files)
-    monkeypatch.setattr(os, "fork", lambda: 10_000_100)
     master._respawn_due(now + 60.0)
     assert [child.slot for child in master.children.values()] == [REGISTRY, 0]
+
+
+def test_more_processes_than_there_are_pulses_for() -> None:
+    """Reload upon reload, and sessions that may go on for hours: the next one is refused."""
+    pulses = Pulses()
+    places = [pulses.take() for _ in range(PLACES)]
+    with pytest.raises(OSError, match="too many processes"):
+        pulses.take()
+    pulses.give_back(places[0])
+    assert pulses.take() == places[0]
 
 
 @pytest.mark.parametrize("what", ["the rules cannot be copied", "no process can be made"])

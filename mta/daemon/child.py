@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import signal
@@ -23,6 +24,9 @@ class Pulses:
         self._free = list(range(PLACES))
 
     def take(self) -> int:
+        """Raises OSError."""
+        if not self._free:
+            raise BlockingIOError(errno.EAGAIN, "too many processes that were told to end have not finished yet")
         return self._free.pop(0)
 
     def give_back(self, place: int) -> None:

@@ -25,6 +25,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, NoReturn
 
@@ -201,32 +202,37 @@ class Master:
 
     def fork(self, slot: int, generation: Generation, rules: str) -> Child:
         """A new process. `rules` is the folder a worker loads them from; one of a generation that is not in force yet
-        takes no connections until it is told to."""
-        here, there = channel.pair()
-        pulse = self.pulses.take()
-        gc.freeze()  # what the parent has made stays shared memory
-        try:
+        takes no connections until it is told to. Raises OSError."""
+        with ExitStack() as undo:  # there may be no memory, too many files or processes
+            pulse = self.pulses.take()
+            undo.callback(self.pulses.give_back, pulse)
+            here, there = channel.pair()
+            undo.callback(here.close)
+            undo.callback(there.close)
+            gc.freeze()  # what the parent has made stays shared memory
             pid = os.fork()
-        except OSError:  # no memory, or too many processes
-            self.pulses.give_back(pulse)
-            here.close()
-            there.close()
-            raise
+            undo.pop_all()
         if pid == 0:
             here.close()
-            for other in self.children.values():
-                other.channel.close()  # else nobody would see an end of file when the master dies
-            beat = partial(self.pulses.beat, pulse)
-            if slot == REGISTRY:
-                self.listening.close()
-                _in_child(lambda: registry.run(self.settings, there, beat))
-            self.listening.only(generation.bound)
-            _in_child(lambda: worker.run(generation, slot, rules, there, beat, waits=generation is not self.generation))
+            _in_child(lambda: self._live(slot, generation, rules, there, partial(self.pulses.beat, pulse)))
         there.close()
         here.signal_me()
         child = self.children[pid] = Child(pid, slot, generation.number if slot >= 0 else 0, here, pulse)
         child.rules = rules
         return child
+
+    def _live(
+        self, slot: int, generation: Generation, rules: str, line: channel.Channel, beat: Callable[[], None]
+    ) -> None:
+        """The whole life of a child, in it."""
+        for other in self.children.values():
+            other.channel.close()  # else nobody would see an end of file when the master dies
+        if slot == REGISTRY:
+            self.listening.close()
+            registry.run(self.settings, line, beat)
+        else:
+            self.listening.only(generation.bound)
+            worker.run(generation, slot, rules, line, beat, waits=generation is not self.generation)
 
     def workers(self, generation: int | None = None, state: str = "") -> Iterator[Child]:
         """The workers of a generation (the one in force if not told), in a state if told."""

@@ -85,7 +85,7 @@ def soak(folder: Path, *, warm: int, rounds: int, seconds: float = 0.0) -> tuple
                     began = time.monotonic()
             spool = [child["work"]["spool"] for child in server.status()["children"] if "work" in child]
             assert all(one["segments"] < 4 for one in spool), spool
-            assert not list((folder / "spool").glob("*/bodies/*"))
+            server.until(lambda: not list((folder / "spool").glob("*/bodies/*")), "a body file stays")
         assert not server.events("bug")
         accepted = {event["mail"] for event in server.events("accepted")}
         served = {event["mail"] for what in ("delivered", "failed") for event in server.events(what)}
