@@ -179,6 +179,16 @@ def keep_up(spool: JournalSpool) -> None:
 # -- a dead process --------------------------------------------------------------------------------------------------
 
 
+def test_what_a_file_system_of_its_own_has_lost_and_found_is_no_mail(make: Make, tmp_path: Path) -> None:
+    """Only root may read it, so it would be doubt for ever."""
+    spool = make()
+    spool.commit(add=[mail("a-1.1")])
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / "lost+found" / f"{1:08}-{1:016x}.seg").symlink_to("nowhere")  # which cannot be opened, not even by root
+    resting = Resting(str(tmp_path))
+    assert [envelope.id for envelope in resting.envelopes()] == ["a-1.1"] and not resting.doubt
+
+
 def test_what_a_dead_process_left_is_delivered_by_another(make: Make, tmp_path: Path, events: list) -> None:
     one = make("w1")
     one.commit(add=[mail("a-1.1"), mail("a-2.1", 5000, 500.0), mail("a-3.1", held="quarantine x")])

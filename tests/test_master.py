@@ -471,6 +471,17 @@ def all_or_told(server: Server, many: int) -> bool:
     return len(lines) - len(doubts) == many
 
 
+def test_a_spool_with_a_file_system_of_its_own(tmp_path: Path) -> None:
+    """What fsck finds there is nobody's mail, and nobody may take it over."""
+    found = tmp_path / "spool" / "lost+found" / "#12"
+    found.parent.mkdir(parents=True)
+    found.write_text("half a file")
+    with Server(tmp_path) as server:
+        server.replaced("worker 0")
+        server.until(lambda: server.status()["orphans"] == 0, "something is never taken over")
+        assert found.read_text() == "half a file"
+
+
 def test_fewer_workers_deliver_the_queue_of_many(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     config = '[server]\nname = "mx.example.test"\nworkers = {workers}\ndrain = "3s"\n' + (

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 
 from mta.daemon.child import Child
-from mta.spool.adoption import NEW
+from mta.spool.adoption import NEW, NOBODYS
 
 EVERY = 2.0  # seconds between two looks, when nobody has died
 
@@ -51,6 +51,6 @@ def folders(spool: str) -> list[str]:
     """The folders in a spool, each some writer's."""
     try:
         with os.scandir(spool) as found:
-            return [entry.path for entry in found if entry.is_dir(follow_symlinks=False)]
+            return [entry.path for entry in found if entry.is_dir(follow_symlinks=False) and entry.name != NOBODYS]
     except OSError:
         return []

@@ -18,6 +18,7 @@ from mta.spool.recovery import Recovered, recover
 
 TRIES = 3
 NEW = ".new-"  # a folder that is not made yet, or not any more: nothing in it is promised
+NOBODYS = "lost+found"  # a folder that is no process's: a spool may have a file system of its own
 
 
 def make(disk: Disk, spool: str, writer: str) -> tuple[str, int]:

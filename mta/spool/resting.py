@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from mta.message.envelope import Envelope
 from mta.message.message import Message
-from mta.spool import contents, reading
+from mta.spool import adoption, contents, reading
 from mta.spool.bodies import missing
 from mta.spool.disk import Disk
 from mta.spool.reading import Job, Reader
@@ -68,6 +68,8 @@ class Resting:
             self.unread[self.path] = error
             return
         for name in names:
+            if name == adoption.NOBODYS:
+                continue
             folder = os.path.join(self.path, name)
             try:
                 yield recover(self._disk, folder)
