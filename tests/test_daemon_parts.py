@@ -215,10 +215,21 @@ def test_a_change_that_is_in_force_is_not_taken_back(master: Master, tmp_path: P
     worker.state = "ready"
     master.rulebook._folder = str(tmp_path)
     master.reloads.change = Change([None], None, str(rules), {worker.pid})
-    master._heard(worker, {"say": "prepared", "error": ""})
+    master._heard(worker, {"say": "prepared", "rules": str(rules), "error": ""})
     master.reloads.look(time.monotonic() + 3600)
     assert master.reloads.change is None
     assert master.rulebook.current == str(rules) and rules.exists()
+    end.close()
+
+
+@pytest.mark.parametrize("error", ["there is no such file", ""])
+def test_what_a_worker_says_late_of_an_earlier_reload_is_not_about_this_one(master: Master, error: str) -> None:
+    """One that was given up because another worker refused the rules: its copy is gone when this one looks for it."""
+    end = forked(master, 0, 1)
+    (worker,) = (child for child in master.children.values() if child.slot == 0)
+    change = master.reloads.change = Change([None], None, "/rules/3", {worker.pid})
+    master._heard(worker, {"say": "prepared", "rules": "/rules/2", "error": error})
+    assert master.reloads.change is change and change.step == "prepared" and change.waiting == {worker.pid}
     end.close()
 
 
@@ -241,7 +252,7 @@ def test_a_worker_that_gets_ready_while_others_switch_has_the_new_rules(
     ready.state, master.rulebook.current, late.rules = "ready", str(tmp_path / "1"), str(tmp_path / "1")
     told = given(master, monkeypatch)
     master.reloads.change = Change([None], None, str(new), {ready.pid})
-    master._heard(ready, {"say": "prepared", "error": ""})
+    master._heard(ready, {"say": "prepared", "rules": str(new), "error": ""})
     assert master.reloads.change is not None and master.reloads.change.step == "in force"
     master._heard(late, {"say": "ready"})
     assert [words for words in told if words["to"] == "worker 1"][:2] == [
@@ -333,9 +344,9 @@ def test_a_worker_that_ends_already_is_quiet_when_it_is_told_to_be() -> None:
     ending = Worker(bound, 0, "", there, waits=False)
     ending.work = SimpleNamespace(drain_in=lambda *_: None, drain_out=lambda *_: None)  # type: ignore[assignment]
     ending.drain(3600.0)
-    assert here.take() == {"say": "quiet", "error": ""}
+    assert here.take() == {"say": "quiet"}
     ending.drain(3600.0, gently=True)
-    assert here.take() == {"say": "quiet", "error": ""}
+    assert here.take() == {"say": "quiet"}
     here.close()
     there.close()
 

@@ -253,8 +253,10 @@ class Master:
                 child.folders.add(folder)
             case {"say": "not mine", "folder": str(folder)}:
                 child.folders.discard(folder)
-            case {"say": "prepared" | "in force" | "quiet" as step, "error": str(error)}:
-                self.reloads.heard(child, step, error)
+            case {"say": "prepared", "rules": str(rules), "error": str(error)}:
+                self.reloads.prepared(child, rules, error)
+            case {"say": "in force" | "quiet" as step}:
+                self.reloads.heard(child, step)
             case {"ask": "reload", "id": int(asked)}:
                 self.reloads.ask(asked)
             case {"ask": "stop", "id": int(asked)}:

@@ -115,12 +115,18 @@ class Reloads:
 
     # -- what the workers say ----------------------------------------------------------------------------------------
 
-    def heard(self, child: Child, step: str, error: str = "") -> None:
-        """A worker has come this far, or says what is wrong."""
-        if self.change is None or step != self.change.step or child.pid not in self.change.waiting:
+    def prepared(self, child: Child, rules: str, error: str) -> None:
+        """A worker has these rules, or says what is wrong. Of a reload that was given up it may come late."""
+        if self.change is None or rules != self.change.rules:
             return
-        if error:
+        if error and self.change.step == "prepared":
             self._give_up(error)
+        else:
+            self.heard(child, "prepared")
+
+    def heard(self, child: Child, step: str) -> None:
+        """A worker has come this far."""
+        if self.change is None or step != self.change.step or child.pid not in self.change.waiting:
             return
         self.change.waiting.discard(child.pid)
         if not self.change.waiting:

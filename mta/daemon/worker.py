@@ -5,7 +5,7 @@ What it hears from the master, and says to it (`say`):
 =================  =====================================================================================
 watch, unwatch     a neighbour's slot: take its connections too, while it is dead
 adopt              a spool folder whose owner is gone; says "not mine" if somebody holds it after all
-prepare            load rules and certificates anew; says "prepared", with the error if there is one
+prepare            load rules and certificates anew; says "prepared", which rules, and the error if there is one
 commit, abort      put them in force ("in force"), or forget them
 drain              finish what is open within so many seconds, then end; gently: clients may go on until it is nearly
                    time, else they are sent away after the mail in hand; said again, the last word counts. Says
@@ -82,10 +82,10 @@ class Worker:
             case {"do": "adopt", "folder": str(folder), "guilty": bool(guilty)}:
                 gevent.spawn(self.adopt, folder, guilty)
             case {"do": "prepare", "rules": str(rules)}:
-                self.channel.send(say="prepared", error=self.work.prepare(rules))
+                self.channel.send(say="prepared", rules=rules, error=self.work.prepare(rules))
             case {"do": "commit"}:
                 self.work.commit()
-                self.channel.send(say="in force", error="")
+                self.channel.send(say="in force")
             case {"do": "abort"}:
                 self.work.abort()
             case {"do": "drain", "seconds": int(seconds) | float(seconds), "gently": bool(gently)}:
@@ -130,7 +130,7 @@ class Worker:
                     self.work.stop_listening(sock)
                     sock.close()
             self._out = gevent.spawn(self.work.drain_out, seconds)
-        self.channel.send(say="quiet", error="")
+        self.channel.send(say="quiet")
         self._in = gevent.spawn(self.work.drain_in, seconds, gently)
         self._told.set()
 
