@@ -69,6 +69,19 @@ def test_a_mail_is_claimed_once_until_it_is_given_back(spool: Spool) -> None:
     assert again.envelope.id == "a-1.1" and bytes(again.message) == RAW
 
 
+def test_a_suspect_is_told_of_when_the_one_before_it_is_gone(spool: Spool) -> None:
+    """What was in hand when a process died is given out one at a time; nobody else might ever wake the queue."""
+    spool.commit(add=[mail("a-1.1", deaths=0.5), mail("a-2.1", deaths=0.5)])
+    assert claimed(spool) == ["a-1.1"] and spool.next_due() is None
+    told: list[str] = []
+    spool.on_due = lambda: told.append("due")
+    spool.commit(drop=["a-1.1"])
+    assert told and claimed(spool) == ["a-2.1"]
+    told.clear()
+    spool.commit(drop=["a-2.1"])
+    assert not told
+
+
 def test_due_mails_come_the_longest_due_first_and_no_more_than_asked(spool: Spool) -> None:
     spool.commit(add=[mail("a-3.1", 30.0), mail("a-1.1", 10.0), mail("a-2.1", 20.0), mail("a-4.1", 400.0)])
     assert spool.next_due() == 10.0

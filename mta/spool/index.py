@@ -83,6 +83,11 @@ class Index:
             entry = self.entries[id] = msgspec.structs.replace(entry, next_try=next_try)
         self._back(entry)
 
+    @property
+    def next_suspect(self) -> bool:
+        """Whether one waits and none is in hand."""
+        return bool(self._suspects) and not self._suspect
+
     def next_due(self) -> float | None:
         heap = self._first()
         return heap[0].next_try if heap else None

@@ -219,6 +219,8 @@ class JournalSpool:
                     unnamed.append(self._bodies.named(id, ""))
             else:
                 self._doubt.discard(id)
+        if drop and index.next_suspect and self.on_due is not None:  # it had to wait for one that is gone
+            self.on_due()
         for name in unnamed:
             if name:
                 offload.background(offload.run, self._bodies.remove, name)

@@ -45,7 +45,7 @@ class MemorySpool:
         for id in drop:
             self._mails.pop(id, None)
             self._index.remove(id)
-        if (added or settled) and self.on_due is not None:
+        if (added or settled or self._index.next_suspect) and self.on_due is not None:
             self.on_due()
 
     def claim(self, now: float, limit: int) -> list[Mail]:
